@@ -1,0 +1,226 @@
+"""Commands that predict: predict, explain, tune."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SpecError, unknown_name
+from . import options as o
+from .output import NO_ANSWER, document, plain, write_json
+from .parse import check_op, config_columns, key_values, parse_gemm
+
+if TYPE_CHECKING:
+    from ..ops import Gemm
+
+__all__ = ["explain", "predict", "tune"]
+
+OBJECTIVES = ("time", "energy", "edp")
+CACHES = ("hot", "cold")
+
+
+def _device(on: str | None, user: Path | None) -> Any:
+    """Resolve --on or --hardware; exactly one must be given."""
+    from ..hardware import resolve
+
+    if (on is None) == (user is None):
+        got = "both" if on else "none"
+        raise SpecError(f"device: got {got}, need one of --on NAME or --hardware FILE.toml")
+    return resolve(str(user) if user else str(on))
+
+
+def _choice(option: str, got: str | None, allowed: tuple[str, ...]) -> str | None:
+    if got is not None and got not in allowed:
+        raise SpecError(unknown_name(option, got, allowed, f"Allowed: {', '.join(allowed)}."))
+    return got
+
+
+def _gemm(op: str, shape: str, dtype: str, batch: int, layout: str) -> Gemm:
+    check_op(op)
+    return parse_gemm(shape, dtype=dtype, batch=batch, layout=layout)
+
+
+def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
+    op: Annotated[str | None, typer.Argument(help="Operation.", show_default=False)] = None,
+    shape: Annotated[str | None, typer.Argument(help="MxNxK.", show_default=False)] = None,
+    dtype: o.Dtype = "bf16",
+    on: o.On = None,
+    hardware: o.UserHardware = None,
+    batch: o.Batch = 1,
+    layout: o.Layout = "tn",
+    cache: o.Cache = None,
+    kernel: o.Kernel = None,
+    tile: o.Size = None,
+    tile_m: o.Size = None,
+    tile_n: o.Size = None,
+    tile_k: o.Size = None,
+    stages: o.Size = None,
+    split_k: o.Size = None,
+    config: o.ConfigPairs = None,
+    model: o.Model = None,
+    level: o.Level = 0.9,
+    table: Annotated[Path | None, typer.Option(help="Predict every row of this table.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the table goes.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Predict time, power, energy and memory: one or a table."""
+    if not 0.0 < level < 1.0:
+        raise SpecError(f"--level: got {level}, need a share between 0 and 1, such as 0.9")
+    if table is not None:
+        if op or shape or on or hardware:
+            raise SpecError("--table: the op and the device are columns; leave out the arguments")
+        return _predict_file(table, out, model=model, level=level, json=json)
+    if op is None or shape is None:
+        raise SpecError("need OP and SHAPE (predict gemm 4096x4096x4096 ...), or --table FILE")
+    if out is not None:
+        raise SpecError("--out: goes with --table; for one prediction use --json")
+    sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
+    columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
+    if _choice("cache", cache, CACHES):
+        columns["cache"] = str(cache)
+    work = _gemm(op, shape, dtype, batch, layout)
+    device = _device(on, hardware)
+    name = str(hardware) if hardware else device.name
+    row = _predict_one(work, name, columns, model=model, level=level)
+    if json:
+        write_json(row)
+    else:
+        from .render import print_card
+
+        print_card(row, title=f"{op} {shape} {work.dtype} on {device.name}", level=level)
+    if row.get("status") != "ok":
+        reason = row.get("reason") or "no reason given"
+        typer.echo(f"ridgecast: no answer: {reason}", err=True)
+        raise typer.Exit(NO_ANSWER)
+    return None
+
+
+def _predict_one(
+    work: Gemm, device: str, columns: dict[str, Any], *, model: Path | None, level: float
+) -> dict[str, Any]:
+    """Predict one operation as a table of one row; return that row."""
+    import numpy as np
+
+    from ..predict import predict_table
+
+    row: dict[str, Any] = {"op": work.name, "hardware": device, "dtype": work.dtype}
+    row |= {key: getattr(work, key) for key in ("m", "n", "k", "batch", "layout")} | columns
+    table = {
+        key: np.array([value], dtype=object if isinstance(value, str) else None)
+        for key, value in row.items()
+    }
+    result = predict_table(table, model=model, level=level)
+    return {key: plain(column[0]) for key, column in result.items()}
+
+
+def _predict_file(
+    table: Path, out: Path | None, *, model: Path | None, level: float, json: bool
+) -> None:
+    import numpy as np
+
+    from ..predict import predict_table
+    from ..store import length, read_table, write_table
+
+    if out is None and not json:
+        raise SpecError("--table: say where the result goes (--out FILE), or use --json")
+    result = predict_table(read_table(table), model=model, level=level)
+    good = np.asarray(result["status"]) == "ok"
+    rows, answered = length(result), int(good.sum())
+    if out is None:
+        columns = {key: plain(column) for key, column in result.items()}
+        write_json([{key: columns[key][i] for key in columns} for i in range(rows)])
+    else:
+        write_table(out, result)
+        reasons, counts = np.unique(
+            np.asarray(result["reason"], dtype=str)[~good], return_counts=True
+        )
+        order = np.argsort(-counts)[:5]
+        worst = {str(reasons[i]): int(counts[i]) for i in order}
+        summary = {"rows": rows, "ok": answered, "not_ok": rows - answered, "reasons": worst}
+        if json:
+            write_json({**summary, "out": str(out)})
+        else:
+            typer.echo(f"{out}: {answered} of {rows} rows predicted", file=sys.stdout)
+            for reason, count in worst.items():
+                typer.echo(f"{count} rows: {reason}", err=True)
+    if rows and not answered:
+        typer.echo("ridgecast: no answer: no row could be predicted", err=True)
+        raise typer.Exit(NO_ANSWER)
+
+
+def explain(  # noqa: PLR0913, PLR0917
+    op: o.Op,
+    shape: o.Shape,
+    dtype: o.Dtype = "bf16",
+    on: o.On = None,
+    hardware: o.UserHardware = None,
+    batch: o.Batch = 1,
+    layout: o.Layout = "tn",
+    kernel: o.Kernel = None,
+    tile: o.Size = None,
+    tile_m: o.Size = None,
+    tile_n: o.Size = None,
+    tile_k: o.Size = None,
+    stages: o.Size = None,
+    split_k: o.Size = None,
+    config: o.ConfigPairs = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(help="Change the device and predict again: FIELD=+20%; repeatable."),
+    ] = None,
+    model: o.Model = None,
+    json: o.Json = False,
+) -> None:
+    """Show where the time and energy go, and what if."""
+    sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
+    columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
+    changes = key_values(what_if or (), "--what-if")
+    work = _gemm(op, shape, dtype, batch, layout)
+    device = _device(on, hardware)
+    from ..predict.explain import explain as run
+
+    result = run(work, device, config=columns or None, model=model, what_if=changes)
+    if json:
+        return write_json(result)
+    from .render import print_rows
+
+    return print_rows(
+        [plain(row) for row in result.rows],
+        title=f"{op} {shape} {work.dtype} on {device.name}",
+    )
+
+
+def tune(  # noqa: PLR0913, PLR0917
+    op: o.Op,
+    shape: o.Shape,
+    dtype: o.Dtype = "bf16",
+    on: o.On = None,
+    hardware: o.UserHardware = None,
+    batch: o.Batch = 1,
+    layout: o.Layout = "tn",
+    kernel: o.Kernel = None,
+    objective: Annotated[str, typer.Option(help="time, energy or edp.")] = "time",
+    top: Annotated[int, typer.Option(help="Configurations to show.", min=1)] = 10,
+    model: o.Model = None,
+    json: o.Json = False,
+) -> None:
+    """Rank kernel configurations by time, energy or both."""
+    _choice("objective", objective, OBJECTIVES)
+    work = _gemm(op, shape, dtype, batch, layout)
+    device = _device(on, hardware)
+    from ..predict.tune import tune as run
+
+    options = {"kernel": kernel} if kernel else {}
+    result = run(work, device, objective=objective, model=model, **options)
+    if json:
+        found = document(result)
+        if isinstance(found, dict) and isinstance(found.get("rows"), list):
+            found["rows"] = found["rows"][:top]
+        return write_json(found)
+    from .render import print_rows
+
+    title = f"{op} {shape} {work.dtype} on {device.name}, best {objective} first"
+    return print_rows([plain(row) for row in result.rows[:top]], title=title)

@@ -1,0 +1,123 @@
+"""Terminal rendering: cards and tables, with units for eyes.
+
+Owns how results look in a terminal. Rich is imported by the functions that draw. Must not compute
+anything but a ratio of two given numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..units import format_quantity
+
+__all__ = ["cell", "print_card", "print_rows", "print_text"]
+
+# suffix of a key -> dimension; the longest suffix that fits wins
+_DIMENSIONS = {
+    "_bytes_per_s": "bytes_per_s", "_flops_per_s": "flops_per_s", "_bytes": "bytes",
+    "_flops": "flops", "_hz": "frequency", "_s": "time", "_j": "energy", "_w": "power",
+}  # fmt: skip
+_QUANTITIES = (("time", "_s"), ("power", "_w"), ("energy", "_j"))
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def cell(key: str, value: Any) -> str:
+    """Text of a value by the unit that its key carries.
+
+    >>> cell("time_s", 1.5e-4), cell("share", 0.25), cell("basis", "learned")
+    ('150 µs', '25.0 %', 'learned')
+    """
+    if _missing(value):
+        return ""
+    if isinstance(value, str | bool) or not isinstance(value, int | float):
+        return str(value)
+    if key == "share" or key.endswith(("_share", "utilisation", "coverage", "mape", "_error")):
+        return f"{100 * value:.1f} %"
+    for suffix, dimension in _DIMENSIONS.items():
+        if key.endswith(suffix):
+            return format_quantity(float(value), dimension)
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
+
+
+def print_text(text: str) -> None:
+    """Print a line."""
+    _console().print(text, highlight=False, markup=False)
+
+
+def print_card(row: Mapping[str, Any], *, title: str, level: float) -> None:
+    """Print one prediction: a row of the batch table as a card."""
+    from rich.panel import Panel
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, text, extra in _card_lines(row, level):
+        grid.add_row(_dim(name), _plain_text(text), _dim(extra))
+    _console().print(Panel(grid, title=title, title_align="left", expand=False))
+
+
+def _card_lines(row: Mapping[str, Any], level: float) -> list[tuple[str, str, str]]:
+    lines: list[tuple[str, str, str]] = []
+    for name, unit in _QUANTITIES:
+        low, high = row.get(f"{name}_low{unit}"), row.get(f"{name}_high{unit}")
+        extra = ""
+        if not _missing(low) and not _missing(high):
+            extra = f"{cell(unit, low)} to {cell(unit, high)} in {100 * level:g} % of cases"
+        lines.append((name, cell(unit, row.get(f"{name}{unit}")) or "n/a", extra))
+    lines.append(("memory", cell("_bytes", row.get("memory_bytes")) or "n/a", ""))
+    time, bound = row.get("time_s"), row.get("bound_s")
+    known = not _missing(time) and not _missing(bound)
+    share = f"{100 * float(bound) / float(time):.1f} % of it reached" if known else ""  # type: ignore[arg-type]
+    lines.append(("bound", cell("_s", bound) or "n/a", share))
+    for key in ("limiter", "basis", "status", "reason", "notes"):
+        value = row.get(key)
+        if not _missing(value) and value != "ok":
+            lines.append((key, cell(key, value), ""))
+    return lines
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = (), title: str = ""
+) -> None:
+    """Print rows as a table; by default the columns of the first row that hold anything."""
+    from rich import box
+    from rich.table import Table
+
+    names = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
+    names = [name for name in names if any(not _missing(row.get(name)) for row in rows)]
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        numeric = any(isinstance(row.get(name), int | float) for row in rows)
+        table.add_column(_heading(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain_text(cell(name, row.get(name))) for name in names))
+    _console().print(table)
+
+
+def _heading(name: str) -> str:
+    for suffix in _DIMENSIONS:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix).replace("_", " ")
+    return name.replace("_", " ")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _plain_text(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _dim(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, style="dim")
