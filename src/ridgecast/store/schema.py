@@ -7,16 +7,17 @@ no device.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from ..dtypes import DTYPES
 from ..errors import SpecError
-from .tables import Table, is_text, length, numeric, text
+from .tables import Table, is_text, length, numeric, text, write_table
 
 __all__ = ["COLUMNS", "CONFIG_COLUMNS", "SCHEMA_VERSION", "Column", "canonical", "upgrade",
-           "validate"]  # fmt: skip
+           "validate", "write_measurements"]  # fmt: skip
 
 SCHEMA_VERSION = 1
 
@@ -173,3 +174,9 @@ def upgrade(table: Table, version: int) -> Table:
     if version < 1:
         raise SpecError(f"schema_version: got {version}, need an integer from 1")
     return table
+
+
+def write_measurements(path: str | PathLike[str], table: Table) -> None:
+    """Write measurements with their schema_version; `import_files` reads them back."""
+    version = np.full(length(table), SCHEMA_VERSION, dtype=np.int64)
+    write_table(path, {**table, "schema_version": version})

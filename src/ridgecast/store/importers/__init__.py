@@ -22,6 +22,7 @@ import numpy as np
 from ...errors import NoDataError, RidgecastError, SpecError, unknown_name
 from ..schema import invalidate
 from ..tables import Table, concat, length, read_table, require_columns
+from . import aiconfigurator_core as core
 from .base import Importer, Request
 
 __all__ = ["IMPORTERS", "FileResult", "ImportReport", "Importer", "Request", "get_importer",
@@ -30,6 +31,16 @@ __all__ = ["IMPORTERS", "FileResult", "ImportReport", "Importer", "Request", "ge
 # Order is the order of recognition: the most particular first.
 IMPORTERS: dict[str, str] = {
     "aiconfigurator": "ridgecast.store.importers.aiconfigurator:IMPORTER",
+    "consensus": "ridgecast.store.importers.consensus:CONSENSUS",
+    "consensus_long": "ridgecast.store.importers.consensus:LONG",
+    "kernel_tuner": "ridgecast.store.importers.kernel_tuner:PARQUET",
+    "kernel_tuner_json": "ridgecast.store.importers.kernel_tuner:JSON",
+    "cutlass_profiler": "ridgecast.store.importers.cutlass:IMPORTER",
+    "gpperf": "ridgecast.store.importers.gpperf:CUTLASS",
+    "gpperf_csv": "ridgecast.store.importers.gpperf:CUTLASS_CSV",
+    "gpperf_tiled": "ridgecast.store.importers.gpperf:TILED",
+    "gpperf_tiled_csv": "ridgecast.store.importers.gpperf:TILED_CSV",
+    "plain": "ridgecast.store.importers.plain:IMPORTER",
 }
 
 
@@ -54,7 +65,7 @@ class ImportReport:
 
 
 def get_importer(name: str) -> Importer:
-    """Importer by name; third parties' come from the entry points `ridgecast.importers`.
+    """Look up an importer; third parties' come from the entry points `ridgecast.importers`.
 
     Raises SpecError with the nearest names, or when two packages claim one name.
     """
@@ -78,8 +89,10 @@ def import_files(
 ) -> Table:
     """Canonical measurement rows of files and folders (searched for tables, sorted).
 
+    "aiconfigurator-core[:system[/framework[/version]]]" means the tables of that installed package.
     `importer` is a name of `IMPORTERS`, or "auto" to recognise each file by its columns.
     `column_map` maps our columns to theirs, with a unit: {"time_s": "latency [ms]"}.
+    `defaults` are values for what a source does not hold: {"hardware": "h200_sxm"}.
     Files that cannot be imported are named in one warning. Raises NoDataError when none could.
     """
     report = import_report(paths, importer=importer, column_map=column_map, defaults=defaults)
@@ -130,6 +143,9 @@ def _expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
         paths = [paths]
     found: list[Path] = []
     for item in paths:
+        if str(item).startswith(core.PREFIX) and not Path(item).exists():
+            found += core.expand(str(item))
+            continue
         path = Path(item)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_SUFFIXES))
@@ -158,13 +174,15 @@ def _import_one(request: Request, chosen: Importer | None) -> tuple[str, Table]:
 
 
 def _recognise(request: Request) -> tuple[Importer, Table | None]:
-    """Importer whose needed columns a file has, and the table if it was read on the way."""
+    """Find the importer whose columns a file has, and the table if it was read on the way."""
     if request.column_map:
         return get_importer("plain"), None
     candidates = [get_importer(name) for name in IMPORTERS]
     lower = request.path.name.lower()
     for candidate in candidates:
-        if candidate.read is not None and lower.endswith(candidate.suffixes):
+        if candidate.read is None or not lower.endswith(candidate.suffixes):
+            continue
+        if candidate.looks_like is None or candidate.looks_like(request.path):
             return candidate, None
     table = read_table(request.path)
     for candidate in candidates:

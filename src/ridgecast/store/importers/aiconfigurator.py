@@ -12,9 +12,9 @@ import re
 import numpy as np
 
 from ...errors import UnsupportedError
-from ..schema import add_reason, canonical, validate
-from ..tables import Table, length, map_text, numeric, select
-from .base import Importer, Request, devices, dtypes
+from ..schema import add_reason, canonical, invalidate, validate
+from ..tables import Table, length, map_text, numeric
+from .base import Importer, Request, device_name, devices, dtypes
 
 __all__ = ["IMPORTER", "POWER_FLOOR"]
 
@@ -83,7 +83,22 @@ def convert(table: Table, request: Request) -> Table:
     add_reason(out, launch == "stream", note)
     if "power" in table:
         _add_power(out, table)
+    _flag_misplaced(out, request)
     return validate(out)
+
+
+def _flag_misplaced(out: Table, request: Request) -> None:
+    """In the package's folders the device of the rows must be that of the folder.
+
+    A table of one device was once shipped as that of another, byte by byte.
+    """
+    parts = request.path.parts
+    if len(parts) < 5 or parts[-4] != "gemm" or parts[-6:-5] != ("data",):
+        return
+    folder, note = device_name(parts[-5])
+    if not note:
+        misplaced = out["hardware"] != folder
+        invalidate(out, misplaced, f"lies in the folder of {folder}: a copy of another device's")
 
 
 def _add_power(out: Table, table: Table) -> None:
@@ -108,9 +123,3 @@ IMPORTER = Importer(
     needs=("framework", "version", "device", "gemm_dtype", "m", "n", "k", "latency"),
     convert=convert,
 )
-
-
-def split_by_device(table: Table) -> dict[str, Table]:
-    """Rows of a table for each hardware name."""
-    names = list(dict.fromkeys(table["hardware"].tolist()))
-    return {name: select(table, table["hardware"] == name) for name in names}

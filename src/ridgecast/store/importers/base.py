@@ -15,9 +15,9 @@ import numpy as np
 
 from ...dtypes import dtype as _dtype
 from ...errors import SpecError
-from ..tables import Table, map_text
+from ..tables import Table, map_text, text
 
-__all__ = ["Importer", "Request", "device_name", "devices", "dtypes"]
+__all__ = ["Importer", "Request", "device_column", "device_name", "devices", "dtypes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class Importer:
     """One kind of source.
 
     `needs` are the columns (or JSON keys) that a file must have to be recognised; `convert` turns
-    the columns into canonical rows. `read` replaces reading a table, for sources that are none.
+    the columns into canonical rows. `read` replaces reading a table, for sources that are none;
+    it is tried on files with one of `suffixes` that `looks_like` does not rule out.
     """
 
     name: str
@@ -52,38 +53,29 @@ class Importer:
     convert: Callable[[Table, Request], Table]
     read: Callable[[Path], Table] | None = None
     suffixes: tuple[str, ...] = (".parquet", ".csv", ".csv.gz", ".jsonl")
+    looks_like: Callable[[Path], bool] | None = None
 
 
-_FALLBACK = {
-    "NVIDIA H200": "h200_sxm", "NVIDIA H100 80GB HBM3": "h100_sxm", "NVIDIA B200": "b200_sxm",
-    "NVIDIA A100-SXM4-80GB": "a100_sxm", "NVIDIA GB200": "gb200", "NVIDIA GB300": "gb300",
-    "NVIDIA B300 SXM6 AC": "b300_sxm", "NVIDIA L40S": "l40s",
-    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx_pro_6000",
-    "Intel(R) Arc(TM) Pro B60 Graphics": "arc_b60",
-    "NVIDIA GeForce RTX 4070": "rtx_4070", "NVIDIA GeForce RTX 2080 Ti": "rtx_2080_ti",
-    "NVIDIA GeForce RTX 3090": "rtx_3090", "NVIDIA TITAN RTX": "titan_rtx",
-    "NVIDIA RTX A6000": "rtx_a6000",
-}  # fmt: skip
 _FORM_WORDS = re.compile(r"[^a-z0-9]+")
 
 
 @cache
-def device_name(text: str) -> tuple[str, str]:
+def device_name(spelling: str) -> tuple[str, str]:
     """Our name for a device as a source spells it, and a note when the catalogue lacks it.
 
     >>> device_name("NVIDIA H200")
     ('h200_sxm', '')
     """
-    try:
-        from ...hardware import get
+    from ...hardware import get
 
-        return get(text).name, ""
-    except (ImportError, OSError, SpecError):
-        if text in _FALLBACK:
-            return _FALLBACK[text], ""
-        slug = _FORM_WORDS.sub("_", text.lower().replace("(r)", "").replace("(tm)", "")).strip("_")
+    try:
+        return get(spelling).name, ""
+    except SpecError:
+        slug = _FORM_WORDS.sub("_", spelling.lower().replace("(r)", "").replace("(tm)", "")).strip(
+            "_"
+        )
         slug = slug.removeprefix("nvidia_").removeprefix("amd_").removeprefix("geforce_")
-        return slug, f"device {text!r} is not in the catalogue"
+        return slug, f"device {spelling!r} is not in the catalogue"
 
 
 def devices(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +84,19 @@ def devices(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         map_text(column, lambda t: device_name(t)[0]),
         map_text(column, lambda t: device_name(t)[1]),
     )
+
+
+def device_column(table: Table, request: Request, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `devices` for a source that may not name its device: the caller's default is used then."""
+    for name in ("hardware", "device"):
+        if name in table:
+            return devices(table[name])
+    given = str(request.defaults.get("hardware", ""))
+    if not given:
+        note = "the file names no device: give hardware as a default"
+        return text("", rows), text(note, rows)
+    name, note = device_name(given)
+    return text(name, rows), text(note, rows)
 
 
 def dtypes(column: np.ndarray, extra: Mapping[str, str] | None = None) -> np.ndarray:
