@@ -119,14 +119,16 @@ def _predict_one(
 def _predict_file(
     table: Path, out: Path | None, *, model: Path | None, level: float, json: bool
 ) -> None:
-    import numpy as np
-
-    from ..predict import predict_table
-    from ..store import length, read_table, write_table
-
     if out is None and not json:
         raise SpecError("--table: say where the result goes (--out FILE), or use --json")
-    result = predict_table(read_table(table), model=model, level=level)
+    import numpy as np
+
+    from ..store import length, read_table, write_table
+
+    rows_in = read_table(table)
+    from ..predict import predict_table
+
+    result = predict_table(rows_in, model=model, level=level)
     good = np.asarray(result["status"]) == "ok"
     rows, answered = length(result), int(good.sum())
     if out is None:

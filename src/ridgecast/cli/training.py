@@ -56,11 +56,11 @@ def accuracy(
     json: Json = False,
 ) -> None:
     """Score on held-out groups, next to roofline and floor."""
-    from .. import accuracy as room
+    from ..accuracy import run
 
     if data is not None and not data.exists():
         raise SpecError(f"--data: {data} does not exist")
-    result = room.run(model=model, data=data, out=out)
+    result = run(model=model, data=data, out=out)
     if json:
         return write_json(result)
     from .render import print_rows
