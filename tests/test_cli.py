@@ -307,7 +307,7 @@ sys.argv = ["ridgecast", *sys.argv[1:]]
 try:
     main()
 finally:
-    heavy = {"rich", "numpy", "duckdb", "lightgbm", "pydantic"} & set(sys.modules)
+    heavy = {"rich", "numpy", "duckdb", "lightgbm"} & set(sys.modules)
     print(sorted(heavy), file=sys.stderr)
 """
     for arguments, status in ((["--help"], 0), (["predict", "--help"], 0), (["predict"], 2)):

@@ -48,7 +48,8 @@ def parse_gemm(shape: str, *, dtype: str, batch: int, layout: str) -> Gemm:
     """Build a Gemm from the command line; raises SpecError for what cannot be one."""
     from ..ops import Gemm
 
-    return Gemm(**parse_shape(shape), dtype=dtype, batch=batch, layout=layout)
+    m, n, k = parse_shape(shape).values()
+    return Gemm(m, n, k, dtype=dtype, batch=batch, layout=layout)
 
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:
