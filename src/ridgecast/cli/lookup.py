@@ -107,17 +107,13 @@ def ops(
     name: Annotated[str | None, typer.Argument(show_default=False)] = None, json: Json = False
 ) -> None:
     """List the operations, or show the fields of one."""
-    if name is None:
-        rows = [
-            {"name": op, "shape": shape, "what": what} for op, (_, _, shape, what) in OPS.items()
-        ]
-    else:
-        rows = [_op_row(check_op(name))]
-    if json:
-        return write_json(rows if name is None else rows[0])
     from .render import print_rows
 
-    return print_rows(rows if name is None else rows[0]["fields"])
+    if name is not None:
+        row = _op_row(check_op(name))
+        return write_json(row) if json else print_rows(row["fields"], title=row["what"])
+    rows = [{"name": op, "shape": OPS[op][2], "what": OPS[op][3]} for op in OPS]
+    return write_json(rows) if json else print_rows(rows)
 
 
 def _op_row(name: str) -> dict[str, Any]:
