@@ -14,7 +14,7 @@ import numpy as np
 
 from ..dtypes import DTYPES
 from ..errors import SpecError
-from .tables import Table, is_text, length, numeric, text, write_table
+from .tables import Table, is_text, length, map_text, numeric, text, write_table
 
 __all__ = ["COLUMNS", "CONFIG_COLUMNS", "SCHEMA_VERSION", "Column", "canonical", "upgrade",
            "validate", "write_measurements"]  # fmt: skip
@@ -146,7 +146,7 @@ def validate(table: Table) -> Table:
     # 1e-6: sources store single precision
     disorder = (low > time * (1 + 1e-6)) | (high < time * (1 - 1e-6))
     add_reason(out, disorder, "time lies outside its own range")
-    known = np.array([str(d) in DTYPES for d in out["dtype"].tolist()], dtype=bool)
+    known = map_text(out["dtype"], DTYPES.__contains__).astype(bool)
     invalidate(out, ~known, "unknown dtype")
     power, _ = numeric(out, "power_w")
     out["power_w"] = power

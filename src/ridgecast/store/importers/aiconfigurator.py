@@ -62,21 +62,23 @@ def convert(table: Table, request: Request) -> Table:
     )  # fmt: skip
     add_reason(out, bad, "latency is not a number")
     # a source has one framework, version and device in a file: handle the few combinations
-    keys = list(zip(hardware.tolist(), framework.tolist(), table["version"].tolist(), strict=True))
+    keys = zip(hardware.tolist(), framework.tolist(), table["version"].tolist(), strict=True)
+    distinct: dict[tuple[str, str, str], int] = {}
+    codes = np.fromiter((distinct.setdefault(k, len(distinct)) for k in keys), np.int64, rows)
     collection = np.empty(rows, dtype=object)
     launch = np.empty(rows, dtype=object)
     block = dtype == "fp8_block"
-    for key in dict.fromkeys(keys):
-        device, frame, version = key
-        here = np.fromiter((k == key for k in keys), bool, rows)
+    for key, code in distinct.items():
+        device, frame, version = key[0], key[1], str(key[2])
+        here = codes == code
         collection[here] = f"aiconfigurator/{frame}-{version}/{device}"
         # B60 tables come from Intel's stack, whose launch path the source does not state
         launch[here] = "" if device.startswith("arc_") else "graph"
         if frame == "vllm" and _version(version) >= (0, 22):
             launch[here & block] = "stream"
-        if key in _SUSTAINED:
+        if (device, frame, version) in _SUSTAINED:
             out["sustained"] = out["sustained"] | here
-        if key in _SLOW:
+        if (device, frame, version) in _SLOW:
             add_reason(out, here, "collection is 9-20 % slower than others for small shapes")
     out["collection"], out["launch"] = collection, launch
     note = "not graph-captured: the floor of 0.05-0.3 ms is launch time"
@@ -108,7 +110,7 @@ def _add_power(out: Table, table: Table) -> None:
         out["power_limit_w"] = numeric(table, "power_limit")[0]
     out["sustained"] = out["sustained"] | (power > 0)  # power was only collected in long windows
     present = np.isfinite(power)
-    floor = np.array([POWER_FLOOR.get(h, np.inf) for h in out["hardware"].tolist()])
+    floor = map_text(out["hardware"], lambda h: POWER_FLOOR.get(h, np.inf)).astype(float)
     enough = present & (out["time_s"] > floor)
     out["power_valid"] = enough
     add_reason(

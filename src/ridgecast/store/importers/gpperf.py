@@ -37,7 +37,7 @@ def convert_cutlass(table: Table, request: Request) -> Table:
     """Canonical rows of the CUTLASS sweep: the configuration is read from the kernel's name."""
     rows = length(table)
     hardware, notes = devices(table["device"])
-    found = map_text(table["kernel"], lambda name: _KERNEL.search(name))
+    found = map_text(table["kernel"], _KERNEL.search)
     tiles = {
         ours: np.array([float(f[key]) if f else np.nan for f in found.tolist()])
         for ours, key in (("tile_m", "m"), ("tile_n", "n"), ("tile_k", "k"), ("stages", "stages"))
@@ -50,8 +50,8 @@ def convert_cutlass(table: Table, request: Request) -> Table:
         rows, op="gemm", hardware=hardware, dtype=dtype, m=table["m"], n=table["n"],
         k=table["k"], layout=layout, kernel="cutlass_simt", kernel_source=table["kernel"],
         time_s=numeric(table, "latency_ms")[0] * 1e-3, samples=10.0,
-        power_w=numeric(table, "power_w")[0], cache="hot", launch="stream", collection="gpperf/cutlass",
-        source_file=request.name, licence="none stated", reason=notes,
+        power_w=numeric(table, "power_w")[0], cache="hot", launch="stream",
+        collection="gpperf/cutlass", source_file=request.name, licence="none stated", reason=notes,
         kernel_config_valid=np.zeros(rows, dtype=bool), **tiles, **asked, **scalars,
     )  # fmt: skip
     everything = np.ones(rows, dtype=bool)

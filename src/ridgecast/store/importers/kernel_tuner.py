@@ -84,7 +84,7 @@ def _precision(table: Table, rows: int) -> np.ndarray:
     if "PRECISION" not in table:
         return text("fp32", rows)
     values = numeric(table, "PRECISION")[0]
-    return np.array([_PRECISION.get(v, "fp32" if v != v else str(v)) for v in values.tolist()],
+    return np.array([_PRECISION.get(v, "fp32" if np.isnan(v) else str(v)) for v in values.tolist()],
                     dtype=object)  # fmt: skip
 
 
@@ -145,7 +145,8 @@ def _cache_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         status, time = "failed", None
     times, note = _samples(entry.get("times"))
     return {**parameters, **_statistics(time, times), "status": status, "note": note,
-            "power_w": entry.get("nvml_power", ""), "energy_j": entry.get("nvml_energy", "")}  # fmt: skip
+            "power_w": entry.get("nvml_power", ""),
+            "energy_j": entry.get("nvml_energy", "")}  # fmt: skip
 
 
 def _t4_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def convert_json(table: Table, request: Request) -> Table:
         source_file=request.name, reason=notes, **config, **extra,
     )  # fmt: skip
     everything = np.ones(rows, dtype=bool)
-    if problem and any(size != size for size in sizes):
+    if problem and np.isnan(np.array(sizes, dtype=float)).any():
         invalidate(out, everything, problem)
     for note in sorted(set(map(str, table["note"].tolist())) - {""}):
         add_reason(out, table["note"] == note, note)
