@@ -119,13 +119,14 @@ def test_validate_marks_bad_rows_and_drops_none():
 
 
 def test_measurements_round_trip_and_newer_schema_is_refused(tmp_path):
-    write_table(tmp_path / "raw.parquet", aic())
+    write_table(tmp_path / "raw.parquet", aic(m=[128, 0]))
     first = import_files(tmp_path / "raw.parquet")
+    first["note_of_source"] = np.array(["kept"] * 2, dtype=object)
     write_measurements(tmp_path / "ours.parquet", first)
     again = import_files(tmp_path / "ours.parquet")
-    assert again["time_s"].tolist() == first["time_s"].tolist()
-    assert again["collection"].tolist() == first["collection"].tolist()
-    write_table(tmp_path / "new.parquet", {**first, "schema_version": np.array([99])})
+    for name in ("time_s", "valid", "reason", "collection", "note_of_source"):
+        assert again[name].tolist() == first[name].tolist()
+    write_table(tmp_path / "new.parquet", {**first, "schema_version": np.array([99, 99])})
     with pytest.raises(NoDataError, match="newer than 1"):
         import_files(tmp_path / "new.parquet")
 

@@ -98,12 +98,15 @@ def _filled(value: Any, kind: str, rows: int) -> np.ndarray:
 
 
 def add_reason(table: Table, rows: np.ndarray, reason: str) -> None:
-    """Append a reason to the given rows of `table`, in place, after what stands there."""
+    """Append a reason to the given rows of `table`, in place, unless it stands there already."""
     if not rows.any():
         return
     old = table["reason"]
     merged = old.copy()
-    merged[rows] = [f"{before}; {reason}" if before else reason for before in old[rows].tolist()]
+    merged[rows] = [
+        reason if not before else before if reason in before else f"{before}; {reason}"
+        for before in old[rows].tolist()
+    ]
     table["reason"] = merged
 
 

@@ -72,6 +72,8 @@ def factorize(column: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     >>> codes.tolist(), values
     ([0, 1, 0], ['b', 'a'])
     """
+    if len(column) and column.dtype == object and (column == column[0]).all():
+        return np.zeros(len(column), dtype=np.int64), [column[0]]
     seen: dict[Any, int] = {}
     codes = np.fromiter(
         (seen.setdefault(value, len(seen)) for value in column.tolist()), np.int64, len(column)

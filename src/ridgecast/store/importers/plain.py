@@ -31,9 +31,12 @@ def convert(table: Table, request: Request) -> Table:
     Raises SpecError for columns that the schema or the table lacks, and for units that do not
     measure what our column holds.
     """
+    extra: Table = {}
     if "schema_version" in table:
         versions = numeric(table, "schema_version")[0]
         table = upgrade(table, int(np.nanmax(versions)) if len(versions) else 1)
+        table = {name: column for name, column in table.items() if name != "schema_version"}
+        extra = {} if request.column_map else table  # our own file: keep notes of its source
     rows = length(table)
     given: dict[str, Any] = {}
     bad_cells: dict[str, np.ndarray] = {}
@@ -54,7 +57,8 @@ def convert(table: Table, request: Request) -> Table:
     given.setdefault("source_file", text(request.name, rows))
     if "dtype" in given:
         given["dtype"] = dtypes(given["dtype"])
-    out = canonical(rows, **given)
+    out = {**extra, **canonical(rows, **given)}
+    out = {name: out[name] for name in (*COLUMNS, *(n for n in out if n not in COLUMNS))}
     out["hardware"] = map_text(out["hardware"], lambda name: device_name(name)[0] if name else "")
     for name, bad in bad_cells.items():
         if name in ("m", "n", "k", "batch", "time_s"):
