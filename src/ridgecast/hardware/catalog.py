@@ -358,7 +358,7 @@ def _levels(
         try:
             levels[key] = MemoryLevel(given["capacity"], given["bandwidth"], kind)
         except SpecError as err:
-            raise build.read.error(key, "").__class__(f"{build.read.origin}: {key}.{err}") from None
+            raise SpecError(f"{build.read.origin}: {key}.{err}") from None
     return levels
 
 

@@ -60,11 +60,11 @@ class Reader:
             self.default = self._source("source", document["source"])
 
     def error(self, path: str, message: str) -> SpecError:
-        """A SpecError that names file and field."""
+        """Make a SpecError that names file and field."""
         return SpecError(f"{self.origin}: {path}: {message}")
 
     def table(self, parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        """A sub-table, empty when absent."""
+        """Return a sub-table, empty when absent."""
         found = parent.get(key, {})
         if not isinstance(found, dict):
             raise self.error(key, f"got {found!r}, need a table [{key}]")
@@ -79,14 +79,14 @@ class Reader:
                 raise self.error(where, f"unknown field; nearest: {close}")
 
     def text(self, table: Mapping[str, Any], key: str, default: str | None = None) -> str | None:
-        """A text field."""
+        """Return a text field."""
         found = table.get(key, default)
         if found is not None and not isinstance(found, str):
             raise self.error(key, f"got {found!r}, need text in quotes")
         return found
 
     def value(self, raw: object, dimension: str, path: str) -> Value:
-        """A sourced number: a bare value takes the file's default source, kind spec."""
+        """Read a sourced number: a bare value takes the file's default source, kind spec."""
         if not isinstance(raw, dict):
             if not self.default:
                 raise self.error(path, "has no source; give it one, or the file a default `source`")

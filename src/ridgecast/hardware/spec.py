@@ -21,6 +21,7 @@ from ..units import Bytes, BytesPerS, FlopsPerS, Hertz, Seconds, Watts
 __all__ = ["KINDS", "Hardware", "Link", "MemoryLevel", "SmLimits", "Source", "Unit"]
 
 Unit = Literal["tensor", "simt"]
+_MAPPINGS = ("rates", "units", "other_rates", "links", "sources")
 KINDS = ("spec", "measured", "derived", "assumed")
 
 
@@ -54,7 +55,9 @@ class Source:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             close = ", ".join(nearest(str(self.kind), KINDS))
-            raise SpecError(f"kind: got {self.kind!r}, allowed: {', '.join(KINDS)} (near: {close})")
+            raise SpecError(
+                f"kind: got {self.kind!r}, allowed: {', '.join(KINDS)} (nearest: {close})"
+            )
         if not self.source.strip():
             raise SpecError("source: empty; name the document, or state the rule")
 
@@ -122,10 +125,6 @@ class Link:
             _positive("latency", self.latency)
 
 
-def _no_text() -> Mapping[str, str]:
-    return MappingProxyType({})
-
-
 def _no_rates() -> Mapping[str, float]:
     return MappingProxyType({})
 
@@ -183,7 +182,7 @@ class Hardware:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("rates", "units", "other_rates", "links", "sources"):
+        for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         _whole("sm_count", self.sm_count)
         for name in ("clock", "launch_latency", "board_power"):
@@ -226,8 +225,9 @@ class Hardware:
     def __reduce__(self) -> tuple[Any, ...]:
         # mapping proxies do not pickle; search runs in processes
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()}
-        return _rebuild, (plain,)
+        for name in _MAPPINGS:
+            values[name] = dict(values[name])
+        return _rebuild, (values,)
 
     @property
     def base_name(self) -> str:

@@ -87,7 +87,7 @@ def _compact(change: str | float) -> str:
 
 
 def _changed(old: float | None, change: str | float, dimension: str, path: str) -> float:
-    """The new value of one field."""
+    """Return the new value of one field."""
     text = str(change)
     percent, factor = _PERCENT.match(text), _FACTOR.match(text)
     if percent or factor:
