@@ -70,7 +70,7 @@ CONFIG_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def canonical(rows: int, **given: Any) -> Table:
+def canonical(rows: int, /, **given: Any) -> Table:
     """Table of `rows` measurements: given columns (arrays or one value for all), defaults else.
 
     Columns outside the schema (configurations, notes of a source) are kept behind the others.
@@ -125,8 +125,7 @@ def validate(table: Table) -> Table:
     dropped or repaired; cells that are no number become NaN.
     """
     rows = length(table)
-    out = dict(canonical(rows))
-    out.update(table)
+    out = canonical(rows, **table)
     if out["valid"].dtype != bool:  # 1/0/NaN or text from a file: missing means not said to be bad
         values, _ = numeric({"valid": _as_number(out["valid"])}, "valid")
         out["valid"] = ~(values == 0)

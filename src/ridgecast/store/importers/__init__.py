@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +68,8 @@ def get_importer(name: str) -> Importer:
 
     Raises SpecError with the nearest names, or when two packages claim one name.
     """
+    from importlib.metadata import entry_points
+
     targets = dict(IMPORTERS)
     for entry in entry_points(group="ridgecast.importers"):
         if entry.name in targets:

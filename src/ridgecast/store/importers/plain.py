@@ -57,8 +57,7 @@ def convert(table: Table, request: Request) -> Table:
     given.setdefault("source_file", text(request.name, rows))
     if "dtype" in given:
         given["dtype"] = dtypes(given["dtype"])
-    out = {**extra, **canonical(rows, **given)}
-    out = {name: out[name] for name in (*COLUMNS, *(n for n in out if n not in COLUMNS))}
+    out = canonical(rows, **{**extra, **given})
     out["hardware"] = map_text(out["hardware"], lambda name: device_name(name)[0] if name else "")
     for name, bad in bad_cells.items():
         if name in ("m", "n", "k", "batch", "time_s"):
