@@ -1,6 +1,32 @@
-"""How the work is run: tiles, occupancy, waves, traffic per memory level, fixed costs."""
+"""How the work is run: tiles, occupancy, waves, traffic per memory level, fixed costs.
 
+Owns the analytic kernel models and the speed-of-light bound, vectorised over shapes and
+configurations. Imports `hardware` and `ops`; nothing here is fitted to a measurement.
+"""
+
+from .bound import bound
+from .config import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
+from .cost import LIMITERS, KernelCost
 from .occupancy import OCCUPANCY_LIMITERS, Occupancy, occupancy
 from .problem import Problem, problem
+from .tile import simt, tensor
+from .tiled import tiled
 
-__all__ = ["OCCUPANCY_LIMITERS", "Occupancy", "Problem", "occupancy", "problem"]
+__all__ = [
+    "LIMITERS",
+    "OCCUPANCY_LIMITERS",
+    "ClblastConfig",
+    "KernelCost",
+    "LibraryConfig",
+    "Occupancy",
+    "Problem",
+    "SimtConfig",
+    "TensorConfig",
+    "TiledConfig",
+    "bound",
+    "occupancy",
+    "problem",
+    "simt",
+    "tensor",
+    "tiled",
+]
