@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -22,11 +23,20 @@ __all__ = ["KINDS", "Hardware", "Link", "MemoryLevel", "SmLimits", "Source", "Un
 
 Unit = Literal["tensor", "simt"]
 _MAPPINGS = ("rates", "units", "other_rates", "links", "sources")
+DEVICE_KINDS = ("gpu", "cpu")
+FORMS = ("sxm", "pcie", "server", "workstation", "consumer", "laptop")
 KINDS = ("spec", "measured", "derived", "assumed")
 
 
 def _refuse(path: str, got: object, need: str) -> SpecError:
     return SpecError(f"{path}: got {got!r}, need {need}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _positive(path: str, value: object) -> None:
@@ -184,6 +194,11 @@ class Hardware:
     def __post_init__(self) -> None:
         for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for name, allowed in (("kind", DEVICE_KINDS), ("form", FORMS)):
+            if getattr(self, name) not in allowed:
+                raise _refuse(name, getattr(self, name), " or ".join(allowed))
+        if self.released is not None and not _is_date(self.released):
+            raise _refuse("released", self.released, "a date such as '2024-11-18'")
         _whole("sm_count", self.sm_count)
         for name in ("clock", "launch_latency", "board_power"):
             _positive(name, getattr(self, name))
