@@ -69,12 +69,12 @@ def test_predict_json_is_one_document_with_the_batch_columns(predictor):
 
 def test_predict_passes_configuration_model_and_level(predictor, tmp_path):
     done = run(
-        "predict", *GEMM, "--kernel", "tiled", "--tile", 16, "--config", "mwg=64",
+        "predict", *GEMM, "--kernel", "clblast", "--config", "MWG=32", "--config", "vwm=2",
         "--model", tmp_path, "--level", 0.8, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     (table, options) = predictor[0]
-    assert table["kernel"][0] == "tiled" and table["tile"][0] == 16 and table["mwg"][0] == 64
+    assert (table["kernel"][0], table["mwg"][0], table["vwm"][0]) == ("clblast", 32, 2)
     assert options["model"] == tmp_path and options["level"] == 0.8
 
 
@@ -119,11 +119,15 @@ def test_predict_table_keeps_bad_rows_and_exits_0(predictor, tmp_path):
         (["predict", "gemm", "4x-2x3", "--on", "h200_sxm"], "gemm.n"),
         (["predict", "gemm", "0x2x3", "--on", "h200_sxm"], "gemm.m"),
         (["predict", "gemn", "1x2x3", "--on", "h200_sxm"], "nearest: gemm"),
-        (["predict", "gemm", "1x2x3", "--on", "h20_sxm"], "h200_sxm"),
+        (["predict", "gemm", "1x2x3", "--on", "h201_sxm"], "h200_sxm"),
         (["predict", "gemm", "1x2x3"], "--on NAME"),
         (["predict", "gemm", "1x2x3", "--on", "l4", "--hardware", "my.toml"], "both"),
         (["predict", "gemm", "1x2x3", "--on", "l4", "--dtype", "bf61"], "bf16"),
         (["predict", "gemm", "1x2x3", "--on", "l4", "--tile", "16"], "--kernel"),
+        (["predict", *GEMM, "--kernel", "tile"], "nearest: tiled"),
+        (["predict", *GEMM, "--kernel", "tiled", "--tile", "64"], "tiled.tile"),
+        (["predict", *GEMM, "--kernel", "tiled", "--config", "stage=3"], "parameter of kernel"),
+        (["tune", *GEMM, "--kernel", "cutlas"], "cutlass_simt"),
         (["predict", "gemm", "1x2x3", "--on", "l4", "--level", "90"], "between 0 and 1"),
         (["predict", "gemm", "1x2x3", "--on", "l4", "--cache", "warm"], "hot, cold"),
         (["predict"], "--table FILE"),
@@ -213,7 +217,7 @@ def test_explain_passes_the_counterfactuals(monkeypatch):
     (work, device), options = calls[0]
     assert (work.name, work.m, device.name) == ("gemm", 4096, "h200_sxm")
     assert options["what_if"] == {"memory.bandwidth": "+20%", "clock": "-10%"}
-    assert options["config"] == {"kernel": "tiled", "tile": 16}
+    assert (options["config"].kernel, options["config"].tile) == ("tiled", 16)
     text = run("explain", *GEMM).stdout
     assert "100 µs" in text and "75.0 %" in text
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .hardware import Hardware
     from .hardware import get as hardware
+    from .kernels import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
     from .ops import Gemm
     from .predict import Prediction, predict, predict_table
     from .predict.explain import Explanation, explain
@@ -43,18 +44,23 @@ if TYPE_CHECKING:
 
 # public name -> module that defines it (one literal dict, loaded on first use)
 _EXPORTS = {
+    "ClblastConfig": "kernels",
     "DType": "dtypes",
     "Explanation": "predict.explain",
     "Gemm": "ops",
     "Hardware": "hardware",
     "InfeasibleError": "errors",
+    "LibraryConfig": "kernels",
     "MeasurementError": "errors",
     "MissingExtraError": "errors",
     "NoDataError": "errors",
     "OutOfDomainError": "errors",
     "Prediction": "predict",
     "RidgecastError": "errors",
+    "SimtConfig": "kernels",
     "SpecError": "errors",
+    "TensorConfig": "kernels",
+    "TiledConfig": "kernels",
     "TuneResult": "predict.tune",
     "UnsupportedError": "errors",
     "dtype": "dtypes",
@@ -72,18 +78,23 @@ _EXPORTS = {
 _VERBS = {"hardware": "get", "predict": "predict"}
 
 __all__ = [
+    "ClblastConfig",
     "DType",
     "Explanation",
     "Gemm",
     "Hardware",
     "InfeasibleError",
+    "LibraryConfig",
     "MeasurementError",
     "MissingExtraError",
     "NoDataError",
     "OutOfDomainError",
     "Prediction",
     "RidgecastError",
+    "SimtConfig",
     "SpecError",
+    "TensorConfig",
+    "TiledConfig",
     "TuneResult",
     "UnsupportedError",
     "__version__",

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SpecError, unknown_name
 
 if TYPE_CHECKING:
     from ..ops import Gemm
 
-__all__ = ["OPS", "check_op", "config_columns", "key_values", "parse_gemm", "parse_shape"]
+__all__ = [
+    "OPS",
+    "build_config",
+    "check_op",
+    "config_columns",
+    "key_values",
+    "parse_gemm",
+    "parse_shape",
+]
 
 # name -> (module, class, the shape that the command line takes, one line of help)
 OPS: dict[str, tuple[str, str, str, str]] = {
@@ -77,13 +85,42 @@ def config_columns(
     Numbers among the pairs become numbers. Raises SpecError for a tile without a kernel.
     """
     columns: dict[str, str | int | float] = {k: v for k, v in sizes.items() if v is not None}
-    for key, text in key_values(pairs, "--config").items():
+    for name, text in key_values(pairs, "--config").items():
+        key = name.lower()
         if key in columns:
             raise SpecError(f"--config {key}: also given as --{key.replace('_', '-')}")
         columns[key] = _number(text)
     if columns and not kernel:
         raise SpecError(f"{', '.join(columns)}: say which kernel, for example --kernel tiled")
     return {"kernel": kernel, **columns} if kernel else {}
+
+
+def build_config(columns: Mapping[str, str | int | float]) -> Any:
+    """Build the kernel configuration from its columns; None where no kernel was named.
+
+    Raises SpecError for an unknown kernel or parameter, with the nearest three names.
+    """
+    if not columns:
+        return None
+    from dataclasses import fields
+
+    from ..kernels import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
+
+    kinds = (LibraryConfig, TiledConfig, SimtConfig, TensorConfig, ClblastConfig)
+    classes = {kind.kernel: kind for kind in kinds}
+    kernel = str(columns["kernel"])
+    if kernel not in classes:
+        allowed = f"Allowed: {', '.join(classes)}."
+        raise SpecError(unknown_name("kernel", kernel, classes, allowed))
+    names = {f.name.lower(): f.name for f in fields(classes[kernel])}
+    values: dict[str, Any] = {}
+    for key, value in columns.items():
+        if key == "kernel":
+            continue
+        if key.lower() not in names:
+            raise SpecError(unknown_name(f"parameter of kernel {kernel}", key, names))
+        values[names[key.lower()]] = value
+    return classes[kernel](**values)
 
 
 def _number(text: str) -> str | int | float:

@@ -11,7 +11,7 @@ import typer
 from ..errors import SpecError, unknown_name
 from . import options as o
 from .output import NO_ANSWER, document, plain, write_json
-from .parse import check_op, config_columns, key_values, parse_gemm
+from .parse import build_config, check_op, config_columns, key_values, parse_gemm
 
 if TYPE_CHECKING:
     from ..ops import Gemm
@@ -79,6 +79,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         raise SpecError("--out: goes with --table; for one prediction use --json")
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
+    build_config(columns)  # refuses an unknown kernel or parameter
     if _choice("cache", cache, CACHES):
         columns["cache"] = str(cache)
     work = _gemm(op, shape, dtype, batch, layout)
@@ -184,7 +185,7 @@ def explain(  # noqa: PLR0913, PLR0917
     device = _device(on, hardware)
     from ..predict.explain import explain as run
 
-    result = run(work, device, config=columns or None, model=model, what_if=changes)
+    result = run(work, device, config=build_config(columns), model=model, what_if=changes)
     if json:
         return write_json(result)
     from .render import print_rows
@@ -211,6 +212,7 @@ def tune(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Rank kernel configurations by time, energy or both."""
     _choice("objective", objective, OBJECTIVES)
+    build_config({"kernel": kernel} if kernel else {})
     work = _gemm(op, shape, dtype, batch, layout)
     device = _device(on, hardware)
     from ..predict.tune import tune as run
