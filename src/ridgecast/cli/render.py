@@ -71,7 +71,7 @@ def _card_lines(row: Mapping[str, Any], level: float) -> list[tuple[str, str, st
     lines.append(("memory", cell("_bytes", row.get("memory_bytes")) or "n/a", ""))
     time, bound = row.get("time_s"), row.get("bound_s")
     known = not _missing(time) and not _missing(bound)
-    share = f"{100 * float(bound) / float(time):.1f} % of it reached" if known else ""  # type: ignore[arg-type]
+    share = f"utilisation {100 * float(bound) / float(time):.1f} %" if known else ""  # type: ignore[arg-type]
     lines.append(("bound", cell("_s", bound) or "n/a", share))
     for key in ("limiter", "basis", "status", "reason", "notes"):
         value = row.get(key)
@@ -99,10 +99,12 @@ def print_rows(
 
 
 def _heading(name: str) -> str:
+    """Heading of a column: its key without the unit, which stands in the cells."""
     for suffix in _DIMENSIONS:
         if name.endswith(suffix):
-            return name.removesuffix(suffix).replace("_", " ")
-    return name.replace("_", " ")
+            rate = {"_bytes_per_s": " bandwidth", "_flops_per_s": " rate"}.get(suffix, "")
+            return name.removesuffix(suffix) + rate
+    return name
 
 
 def _console() -> Any:
