@@ -47,8 +47,8 @@ def _positive(path: str, value: object) -> None:
 
 
 def _whole(path: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _refuse(path, value, "a whole number, 1 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+        raise _refuse(path, value, "a whole number from 1 to 2^31 - 1")
 
 
 @dataclass(frozen=True, slots=True)
