@@ -7,6 +7,7 @@ configurations. Imports `hardware` and `ops`; nothing here is fitted to a measur
 from .bound import bound
 from .config import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
 from .cost import LIMITERS, KernelCost
+from .library import LibraryCost, candidates, library, library_time
 from .occupancy import OCCUPANCY_LIMITERS, Occupancy, occupancy
 from .problem import Problem, problem
 from .tile import simt, tensor
@@ -18,12 +19,16 @@ __all__ = [
     "ClblastConfig",
     "KernelCost",
     "LibraryConfig",
+    "LibraryCost",
     "Occupancy",
     "Problem",
     "SimtConfig",
     "TensorConfig",
     "TiledConfig",
     "bound",
+    "candidates",
+    "library",
+    "library_time",
     "occupancy",
     "problem",
     "simt",

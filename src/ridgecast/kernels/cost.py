@@ -267,11 +267,11 @@ def times_of(rows: Rows, plan: Plan) -> Times:
     if splits:
         fixup_bytes = np.where(split > 1.0, split * p.batch * p.m * p.n, 0.0) * PARTIAL_BYTES
         fixup = _fixup(hw, fixup_bytes, far)
-    if np.any(plan.stream_k):
+    if plan.stream_k is True or np.any(plan.stream_k):
         even = np.maximum(np.ceil(tiles * steps / resident) * packed, feeding)
         # every resident block leaves one partial tile to its neighbour
         tile = np.minimum(plan.tile_m, p.m) * np.minimum(plan.tile_n, p.n)
-        joined_bytes = resident * tile * PARTIAL_BYTES
+        joined_bytes = np.minimum(resident, tiles * steps) * tile * PARTIAL_BYTES
         joined = _fixup(hw, joined_bytes, far)
         better = np.logical_and(plan.stream_k, even + joined < busy)
         busy = np.where(better, even, busy)

@@ -132,7 +132,9 @@ def tensor_plan(c: TensorConfig, hardware: Hardware, p: Problem) -> tuple[Plan, 
     compute = 2.0 * tm * tn * tk / (rate / sms)
     reads_a = _f(c.warps_n) if direct == 0 else _f(1.0)
     reads_b = _f(c.warps_m) if direct == 0 else np.ceil(tm / direct)
-    traffic = tk * (tm * a * (reads_a + 1.0) + tn * b * (reads_b + 1.0))
+    # a pair of blocks on data-centre Blackwell shares one B tile, half in each (cta_group::2)
+    pair = np.where((_f(c.cluster_m) > 1.0) & (direct == 128), 0.5, 1.0)
+    traffic = tk * (tm * a * (reads_a + 1.0) + tn * b * (reads_b + 1.0) * pair)
     plan = Plan(
         tm, tn, tk, fit.blocks_per_sm.astype(np.float64), compute,
         traffic / (hardware.shared.bandwidth / sms), compute * np.maximum(1.0, 4.0 / warps), rate,
