@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ridgecast.cli.app import app
-from ridgecast.hardware import Hardware, Link, MemoryLevel, SmLimits, Source
+from ridgecast.hardware import Hardware, Link, MemoryLevel, SmLimits, Source, load
 from ridgecast.ops import Gemm
 from ridgecast.predict import Prediction
 from ridgecast.store import COLUMNS, CONFIG_COLUMNS
@@ -68,3 +68,15 @@ def test_documentation_states_no_accuracy_figure():
     for page in DOCS.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(MAPE|mean error)[^.\n]{0,40}\d+(\.\d+)? ?%", text), page.name
+
+
+def test_the_example_device_loads():
+    hw = load(DOCS.parent / "examples" / "my_device.toml")
+    assert (hw.name, hw.memory.bandwidth, hw.l2.capacity) == ("my_device", 6e12, 80 * 2**20)
+    assert hw.sources["memory.bandwidth"].kind == "assumed"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in DOCS.rglob("*.md"):
+        for target in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
