@@ -20,7 +20,12 @@ __all__ = [
     "On",
     "Op",
     "Shape",
-    "Size",
+    "SplitK",
+    "Stages",
+    "Tile",
+    "TileK",
+    "TileM",
+    "TileN",
     "UserHardware",
 ]
 
@@ -36,10 +41,19 @@ UserHardware = Annotated[
 ]
 Batch = Annotated[int, typer.Option(help="Multiplications in one call.")]
 Layout = Annotated[str, typer.Option(help="Storage of A and B: nn, nt, tn or tt.")]
-Kernel = Annotated[str | None, typer.Option(help="Kernel family; default: the library's own.")]
-Size = Annotated[int | None, typer.Option(show_default=False)]
+Kernel = Annotated[
+    str | None,
+    typer.Option(help="library (the default), tiled, cutlass_simt, cutlass_tensor or clblast."),
+]
+Tile = Annotated[int | None, typer.Option(help="Edge of the square tile of the tiled kernel.")]
+TileM = Annotated[int | None, typer.Option(help="Rows of D that one block computes.")]
+TileN = Annotated[int | None, typer.Option(help="Columns of D that one block computes.")]
+TileK = Annotated[int | None, typer.Option(help="Step along k.")]
+Stages = Annotated[int | None, typer.Option(help="Steps in flight in shared memory.")]
+SplitK = Annotated[int | None, typer.Option(help="Parts of the contraction.")]
 ConfigPairs = Annotated[
-    list[str] | None, typer.Option("--config", help="Any other parameter, KEY=VALUE; repeatable.")
+    list[str] | None,
+    typer.Option("--config", metavar="KEY=VALUE", help="Any other parameter; repeatable."),
 ]
 Cache = Annotated[str | None, typer.Option(help="State of the L2 before the call: hot or cold.")]
 Model = Annotated[Path | None, typer.Option(help="Folder of a trained model to use.")]
