@@ -5,6 +5,7 @@ Run: python benchmarks/bench_bound.py [rows] [threads]
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ def main(rows: int = 1_000_000, threads: int = 1) -> None:
     m, n, k = (np.floor(2.0 ** rng.uniform(0, 16, rows)) for _ in range(3))
     hardware = get("h200_sxm")
     edges = np.linspace(0, rows, threads + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
 
     def both(part: slice) -> None:
         library_time(m[part], n[part], k[part], hardware=hardware)

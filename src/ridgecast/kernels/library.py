@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +113,7 @@ def _choices(
         for i in range(int(keep.sum()))
     )
     fits = Occupancy(fit.blocks_per_sm[keep], fit.occupancy[keep], fit.limiter_code[keep])
-    return _Choices(cast("TensorConfig | SimtConfig", config.take(keep)), plans, fits, wide)
+    return _Choices(config.take(keep), plans, fits, wide)
 
 
 def _choices_for(p: Problem, hardware: Hardware, split: bool) -> _Choices:
@@ -149,13 +148,9 @@ def library(
     >>> out.config.stream_k
     array([1, 0])
     """
-    flat = Problem(
-        *(np.atleast_1d(x).ravel() for x in (p.m, p.n, p.k, p.batch)),
-        p.a_size, p.b_size, p.out_size, p.c_size, p.epilogue_bytes, p.dtype,
-    )  # fmt: skip
     split = (config or LibraryConfig()).may_split
     choices = _choices_for(p, hardware, split)
-    rows = rows_of(flat, hardware, cache)
+    rows = rows_of(p.flat(), hardware, cache)
     _, which = _pick(rows, choices)
     columns = {name: values[which] for name, values in choices.columns.items()}
     plan = Plan(rate=choices.plans[0].rate, **{**columns, "stream_k": split})
@@ -183,10 +178,7 @@ def library_time(
     """
     p = problem(m, n, k, batch, dtype=dtype)
     shape = p.m.shape
-    p = Problem(
-        *(np.ravel(x) for x in (p.m, p.n, p.k, p.batch)),
-        p.a_size, p.b_size, p.out_size, p.c_size, p.epilogue_bytes, p.dtype,
-    )  # fmt: skip
+    p = p.flat()
     choices = _choices_for(p, hardware, True)
     least, time, which = np.empty(p.m.size), np.empty(p.m.size), np.empty(p.m.size, np.int64)
     for start in range(0, p.m.size, CHUNK):

@@ -5,7 +5,7 @@ Owns the vectorised twin of `ops.Gemm`; the format rules themselves stay in `ops
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,16 @@ class Problem:
         inputs = self.k * (self.a_size * self.m + self.b_size * self.n)
         outputs = (self.out_size + self.c_size) * self.m * self.n
         return self.batch * (inputs + outputs) + self.epilogue_bytes
+
+    def flat(self) -> Problem:
+        """Return the same rows as one-dimensional arrays."""
+        return replace(
+            self,
+            m=np.ravel(self.m),
+            n=np.ravel(self.n),
+            k=np.ravel(self.k),
+            batch=np.ravel(self.batch),
+        )
 
     def __getitem__(self, rows: slice) -> Problem:
         """Return some of the rows, as a view."""
