@@ -43,7 +43,8 @@ MODELS = {
     "library_l3": (lambda p, h, c: library(p, h, c).cost, "bf16", get("mi300x")),
     "library_fp32": (lambda p, h, c: library(p, h, c).cost, "fp32", RTX),
 }
-sizes = st.tuples(*(st.integers(1, 20_000) for _ in range(3)), st.integers(1, 8))
+dims = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
+sizes = st.tuples(dims, dims, dims, st.integers(1, 8))
 caches = st.sampled_from(["hot", "cold"])
 models = st.sampled_from(sorted(MODELS))
 

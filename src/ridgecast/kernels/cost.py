@@ -70,6 +70,7 @@ class Rows:
     first_touch: FloatArray
     a_lost: FloatArray
     b_lost: FloatArray
+    load_latency: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,9 @@ def rows_of(p: Problem, hardware: Hardware, cache: Cache) -> Rows:
     Cold runs fetch every unique byte. Hot runs fetch none while all of it fits in the last-level
     cache and all of it from twice that capacity on (a cyclic walk under LRU keeps nothing;
     between the two the share is linear, assumed). An operand re-read by later waves is fetched
-    again but for the share that the cache holds, min(1, capacity / size).
+    again but for the share that the cache holds, min(1, capacity / size). Blocks of a wave walk k
+    together, so each step waits for its slowest load: the memory latency on first touch, else
+    that of the L2.
     """
     check_cache(cache)
     a = p.batch * p.m * p.k * p.a_size
@@ -191,9 +194,14 @@ def rows_of(p: Problem, hardware: Hardware, cache: Cache) -> Rows:
     if cache == "hot":
         touch = unique * np.clip(unique * (1.0 / room) - 1.0, 0.0, 1.0)
     keep = room * p.batch
+    latency = latency_of(hardware)
+    near, far = latency.l2 / hardware.clock, latency.memory / hardware.clock
     return Rows(
-        p, hardware, a, b, out, unique, touch, np.maximum(a - keep, 0.0), np.maximum(b - keep, 0.0)
-    )
+        p, hardware, a, b, out, unique, touch,
+        a_lost=np.maximum(a - keep, 0.0),
+        b_lost=np.maximum(b - keep, 0.0),
+        load_latency=near + (far - near) * (touch / unique),
+    )  # fmt: skip
 
 
 def _traffic(
@@ -237,9 +245,7 @@ def times_of(rows: Rows, plan: Plan) -> Times:
     resident = np.maximum(plan.blocks_per_sm, 1.0) * sms
     l2_bytes, memory_bytes = _traffic(rows, plan, tiles_m, tiles_n, resident)
 
-    latency = latency_of(hw)
-    near, far = latency.l2 / hw.clock, latency.memory / hw.clock
-    load = near + (far - near) * np.minimum(memory_bytes / l2_bytes, 1.0)
+    load, far = rows.load_latency, latency_of(hw).memory / hw.clock
     unit = np.maximum(plan.compute, plan.shared)
     least = np.maximum(plan.alone, (load + (plan.stall + plan.alone)) / plan.stages)
 

@@ -145,8 +145,8 @@ def library(
     >>> from ridgecast.hardware import get
     >>> from ridgecast.kernels import problem
     >>> out = library(problem([16, 4096], 4096, 4096), get("h200_sxm"))
-    >>> out.config.stream_k
-    array([1, 0])
+    >>> out.cost.limiter
+    array(['l2', 'compute'], dtype='<U7')
     """
     split = (config or LibraryConfig()).may_split
     choices = _choices_for(p, hardware, split)
