@@ -67,7 +67,7 @@ class Correction:
     inverses: FloatArray
     weights: FloatArray
     scale: float
-    """Root mean square of the leave-one-out errors over their predicted deviations, at least 1."""
+    """Root mean square of the leave-one-out errors over their predicted deviations, at least 0.5."""
 
     def predict(self, at: Inputs) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of log(time / bound) at some configurations."""
@@ -134,7 +134,7 @@ def fit_correction(points: Inputs, log_ratio: FloatArray) -> Correction:
     variance = 1.0 / np.diagonal(inverse[best], axis1=1, axis2=2)
     left_out = (weights[best] * variance) / np.sqrt(variance)
     scale = float(np.sqrt((share[:, None] * left_out**2).sum() / len(target)))
-    return Correction(points, members, inverse[best], weights[best], max(1.0, scale))  # type: ignore[arg-type]
+    return Correction(points, members, inverse[best], weights[best], max(0.5, scale))  # type: ignore[arg-type]
 
 
 def spread_points(inputs: Inputs, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
