@@ -3,7 +3,7 @@
 Prints two tables. Every score is on whole held-out groups; errors are over measured rows, the
 pick is the configuration predicted fastest, judged by its measured time over the fastest measured.
 
-    python benchmarks/clblast_configs.py [--data kernel_tuner/gemm.parquet] [--seeds 3] [--first-seed 100]
+    python benchmarks/clblast_configs.py [--data gemm.parquet] [--seeds 3] [--first-seed 100]
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Correction:
     inverses: FloatArray
     weights: FloatArray
     scale: float
-    """Root mean square of the leave-one-out errors over their predicted deviations, at least 0.5."""
+    """Rms of the leave-one-out errors over their predicted deviations, 0.5 or more."""
 
     def predict(self, at: Inputs) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of log(time / bound) at some configurations."""
