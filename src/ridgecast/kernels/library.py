@@ -67,12 +67,14 @@ def candidates(p: Problem, hardware: Hardware) -> TensorConfig | SimtConfig:
     # one row of a tile is as long as a shared-memory swizzle atom: 128 bytes, before Hopper 64
     tile_k = int((128 if direct else 64) / max(p.a_size, p.b_size)) if on_tensor else 8
     kind = TensorConfig if on_tensor else SimtConfig
+    narrow = max(32 // hardware.sm.warp_size, 1)
     rows: list[tuple[int, ...]] = []
     for tile in _TENSOR_TILES if on_tensor else _SIMT_TILES:
         tm, tn, wm, wn = tile
         stages = _stages(tile_k * (tm * p.a_size + tn * p.b_size), tm * tn, hardware)
         cluster = 2 if direct and tm * tn >= 128 * 128 else 1
-        rows.append((tm, tn, tile_k, wm, wn, stages, cluster))
+        # narrower warps (Intel's 16 lanes) come in larger numbers
+        rows.append((tm, tn, tile_k, wm * narrow, wn, stages, cluster))
     columns = [np.asarray(x, np.int64) for x in zip(*rows, strict=True)]
     tm, tn, tk, wm, wn, stages, cluster = columns
     # walk as many tile rows together as make a wave square in elements

@@ -33,11 +33,13 @@ FRAGMENT_BUFFERS = 2.0  # fragments are double buffered (CUTLASS, "Efficient GEM
 def simt_rate(hardware: Hardware, dtype: str) -> float:
     """Peak [flop/s] of the SIMT lanes for a format; fp32's where the format has no own rate.
 
-    Raises UnsupportedError for formats that SIMT kernels do not multiply.
+    Raises UnsupportedError for formats that the SIMT lanes do not multiply.
     """
+    if hardware.units.get(dtype) == "simt":
+        return hardware.rates[dtype]
     if dtype not in _SIMT_FORMATS:
         raise UnsupportedError(
-            f"SIMT kernels multiply {', '.join(_SIMT_FORMATS)}, not {dtype}; "
+            f"the SIMT lanes of {hardware.name} do not multiply {dtype}; "
             "use the tensor or the library kernel"
         )
     for name in (dtype, "fp32"):
@@ -86,7 +88,9 @@ def simt_plan(c: SimtConfig, hardware: Hardware, p: Problem) -> tuple[Plan, Occu
 
     rate = simt_rate(hardware, p.dtype)
     fma = 2.0 * tm * tn * tk / (rate / sms)
-    instructions = tk * warps * (outputs + 2.0 * r * size / 16.0)
+    # packed instructions (half2, dp4a) do several multiply-adds a lane
+    packed = max(rate / hardware.rates.get("fp32", rate), 1.0)
+    instructions = tk * warps * (outputs / packed + 2.0 * r * size / 16.0)
     compute = np.maximum(fma, instructions / warp_issue_rate(hardware))
     # each warp reads its rows of A and columns of B, each block writes both tiles once
     read = tk * (tm * p.a_size * c.warps_n + tn * p.b_size * c.warps_m)
