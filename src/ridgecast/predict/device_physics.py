@@ -1,0 +1,281 @@
+"""Library-GEMM time from twelve interpretable constants of a device, and their robust fit.
+
+Owns the parametric model that transfer starts from (tile and split choice, tensor rate under a
+power limit, L2 and memory traffic, latency of the main loop, launch) and a Levenberg-Marquardt fit
+of its constants with a Gaussian prior. numpy only; knows no tables and no learned model.
+
+The starting values and their spreads are assumed: they are where the search begins and how far a
+few measured points may pull each constant, and every user of this module fits them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "CONSTANTS", "NO_POWER_LIMIT", "SPREAD", "START", "Device", "Parts", "Shapes",
+    "coordinates", "fit_constants", "fit_device", "minimise", "physical_features", "physical_time",
+]  # fmt: skip
+
+F64 = npt.NDArray[np.float64]
+
+CONSTANTS = (
+    "rate",  # reachable fraction of the tensor rate
+    "bandwidth",  # reachable fraction of the memory bandwidth
+    "l2",  # bytes per clock and SM that L2 delivers
+    "step",  # clocks of one main-loop step of 64 along k, when nothing else limits
+    "prologue",  # clocks before and after the main loop
+    "launch",  # thousand clocks of a launch, beyond 1 us that does not scale with the clock
+    "split",  # us of a split-K reduction
+    "slope",  # how sharply data stop fitting into L2
+    "small_tile",  # power by which small tiles lose rate
+    "capacity",  # fraction of L2 that holds data between repetitions
+    "miss",  # clocks of memory latency when data come from memory
+    "power",  # Tflop/s per board watt at the power limit
+)
+START: F64 = np.log([0.85, 0.9, 64, 150, 300, 3.0, 1.5, 2.0, 0.35, 0.7, 1500, 0.9])
+SPREAD: F64 = np.array([0.15, 0.1, 0.5, 0.3, 0.5, 0.3, 0.3, 0.3, 0.5, 0.3, 0.3, 0.3])
+NO_POWER_LIMIT = float(np.log(4.0))  # Tflop/s per W no device reaches in bf16: the limit is off
+
+_TILES = (
+    (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64),
+    (16, 64), (16, 32), (128, 32), (256, 64), (64, 256),
+)  # fmt: skip
+_SPLITS = (1, 2, 3, 4, 6, 8, 16)
+_CONFIGS: F64 = np.array([(a, b, s) for a, b in _TILES for s in _SPLITS], np.float64)
+_ROTATED = 6.0  # weight matrices that the collector cycles through, so 6 n k bytes must fit in L2
+_K_STEP = 64.0
+_BLEND = 4.0  # p-norm that joins resources which overlap imperfectly
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Spec values: rate [flop/s], bandwidth [B/s], l2 [B], clock [Hz], power [W].
+
+    `warpgroup` tells whether the tensor cores are fed by asynchronous bulk copies and run from
+    shared or tensor memory (wgmma on sm_90, tcgen05 on sm_100/103) rather than by mma.sync
+    (sm_80, sm_86, sm_89, sm_120): libraries ship another kind of kernel for either.
+    """
+
+    sm_count: int
+    clock: float
+    rate: float
+    bandwidth: float
+    l2: float
+    power: float
+    warpgroup: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """m, n, k [rows] as float64 and bytes per element of the operands."""
+
+    m: F64
+    n: F64
+    k: F64
+    element: float = 2.0
+
+    def __getitem__(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> Shapes:
+        return Shapes(self.m[rows], self.n[rows], self.k[rows], self.element)
+
+    def __len__(self) -> int:
+        return len(self.m)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the time is made of, for the chosen configuration: seconds unless named otherwise."""
+
+    compute: F64
+    l2: F64
+    latency: F64
+    split_cost: F64
+    memory: F64
+    miss_b: F64  # share of B that comes from memory
+    miss_a: F64
+    tile_m: F64
+    tile_n: F64
+    split: F64
+    waves: F64
+    runner_up: F64  # third-best configuration's time over the best
+
+
+def _logistic(x: F64) -> F64:
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0)))
+
+
+def _norm(*values: F64) -> F64:
+    """(sum v^p)^(1/p): a maximum with rounded corners."""
+    total = values[0] ** _BLEND
+    for v in values[1:]:
+        total = total + v**_BLEND
+    return total ** (1.0 / _BLEND)
+
+
+def physical_time(s: Shapes, d: Device, theta: F64) -> tuple[F64, Parts]:
+    """Time [s] per row of `s` and its parts; `theta` is log of CONSTANTS."""
+    m, n, k = s.m[:, None], s.n[:, None], s.k[:, None]
+    p = dict(zip(CONSTANTS, np.exp(theta), strict=True))
+    a, b, split = (_CONFIGS[None, :, i] for i in range(3))
+    steps = np.ceil(np.ceil(k / _K_STEP) / split)
+    waves = np.ceil(m / a) * np.ceil(n / b) * split / d.sm_count
+    rounds = np.ceil(waves)
+    limits = np.array([d.rate * p["rate"], d.power * p["power"] * 1e12])
+    rate = float(np.sum(limits**-8.0) ** (-1 / 8)) / d.sm_count
+    reuse = np.minimum(1.0, a * b / (a + b) / 64.0) ** p["small_tile"]
+    compute = rounds * steps * (2.0 * a * b * _K_STEP / rate) / reuse
+    per_clock = p["l2"] * d.clock
+    l2 = rounds * steps * (a + b) * _K_STEP * s.element / per_clock
+    l2 = l2 * np.sqrt(np.clip(waves, 1 / 8, 1.0))
+    resident = np.clip(256.0 * 128.0 / (a * b), 1.0, 4.0)
+    latency = np.ceil(waves / resident) * (p["prologue"] + steps * p["step"]) / d.clock
+    bytes_a, bytes_b, bytes_c = s.element * m * k, s.element * n * k, 2.0 * m * n
+    held = np.log(d.l2 * p["capacity"])
+    miss_b = _logistic(p["slope"] * (np.log(_ROTATED * bytes_b + bytes_a + bytes_c) - held))
+    miss_a = _logistic(p["slope"] * (np.log(bytes_b + bytes_a + bytes_c) - held))
+    memory = miss_b * bytes_b + miss_a * (bytes_a + bytes_c)
+    memory = memory / (d.bandwidth * p["bandwidth"])
+    cost = p["split"] * 1e-6 * (0.5 + 0.1 * split) + split * m * n * 8.0 / (d.bandwidth * 2.5)
+    cost = np.where(split > 1, cost, 0.0)
+    total = _norm(_norm(compute, l2, latency), memory) + cost
+    best, three = np.argmin(total, 1), np.partition(total, 2, axis=1)[:, :3]
+    three.sort(axis=1)
+    chosen = np.mean(three**-8.0, 1) ** (-1 / 8)
+    time = chosen + 1e-6 + (p["launch"] * 1e3 + miss_b[:, 0] * p["miss"]) / d.clock
+    row = np.arange(len(s))
+    pick = lambda x: x[row, best]  # noqa: E731
+    parts = Parts(
+        pick(compute), pick(l2), pick(latency), pick(cost), memory[:, 0], miss_b[:, 0],
+        miss_a[:, 0], _CONFIGS[best, 0], _CONFIGS[best, 1], _CONFIGS[best, 2], pick(waves),
+        three[:, 2] / three[:, 0],
+    )  # fmt: skip
+    return time, parts
+
+
+def minimise(
+    residuals: Callable[[F64], F64],
+    start: F64,
+    spread: F64,
+    free: npt.NDArray[np.integer],
+    *,
+    rounds: int = 12,
+    scale: float = 0.1,
+) -> F64:
+    """Pseudo-Huber least squares with prior N(start, spread), by Levenberg-Marquardt.
+
+    `residuals(z)` gives log errors; those far beyond `scale` count linearly. Only `free` entries
+    move. Derivatives by forward differences.
+    """
+    z, damping = start.copy(), 1e-2
+
+    def cost(r: F64, at: F64) -> float:
+        robust = 2.0 * np.sum(np.sqrt(1.0 + (r / scale) ** 2) - 1.0)
+        return float(robust + np.sum(((at - start)[free] / spread[free]) ** 2))
+
+    r = residuals(z)
+    now = cost(r, z)
+    for _ in range(rounds):
+        jac = np.empty((len(r), len(free)))
+        for j, index in enumerate(free):
+            moved = z.copy()
+            moved[index] += 0.02
+            jac[:, j] = (residuals(moved) - r) / 0.02
+        weight = 1.0 / np.sqrt(1.0 + (r / scale) ** 2) / scale**2
+        normal = jac.T @ (weight[:, None] * jac) + np.diag(1.0 / spread[free] ** 2)
+        slope = jac.T @ (weight * r) + (z - start)[free] / spread[free] ** 2
+        before = now
+        for _ in range(5):
+            move = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), slope)
+            trial = z.copy()
+            trial[free] -= np.clip(move, -0.5, 0.5)
+            r_trial = residuals(trial)
+            now_trial = cost(r_trial, trial)
+            if now_trial < now:
+                z, r, now, damping = trial, r_trial, now_trial, max(damping / 5.0, 1e-5)
+                break
+            damping *= 5.0
+        if before - now < 1e-4 * before:
+            break
+    return z
+
+
+def fit_device(
+    s: Shapes, log_time: F64, d: Device, start: F64 = START, *, tight: float = 3.0, rounds: int = 15
+) -> F64:
+    """Constants (log) of one device from its rows; `tight` multiplies SPREAD (small: stay near)."""
+    everything = np.arange(len(START))
+    return minimise(
+        lambda z: np.log(physical_time(s, d, z)[0]) - log_time,
+        start, SPREAD * tight, everything, rounds=rounds,
+    )  # fmt: skip
+
+
+def fit_constants(
+    tables: list[tuple[Shapes, F64, Device]], families: list[str], *, rounds: int = 10
+) -> tuple[F64, list[F64]]:
+    """Constants shared by several devices of one kind, with a launch constant per family.
+
+    tables holds (shapes, log seconds, device) per device; families weigh alike. Returns the shared
+    constants and each device's. The power limit is fitted for mma.sync devices only: on the others
+    the frontier rows do not tell it from the rate.
+    """
+    names = sorted(set(families))
+    size, launch = len(START), CONSTANTS.index("launch")
+
+    def of(z: F64, family: str) -> F64:
+        theta = z[:size].copy()
+        theta[launch] += z[size + names.index(family)]
+        return theta
+
+    def residuals(z: F64) -> F64:
+        return np.concatenate([
+            (np.log(physical_time(s, d, of(z, f))[0]) - y) / np.sqrt(families.count(f))
+            for (s, y, d), f in zip(tables, families, strict=True)
+        ])  # fmt: skip
+
+    start = np.concatenate([START, np.zeros(len(names))])
+    spread = np.concatenate([SPREAD * 3.0, np.full(len(names), 0.4)])
+    free = np.arange(len(start))
+    if tables[0][2].warpgroup:
+        power = CONSTANTS.index("power")
+        start[power], free = NO_POWER_LIMIT, free[free != power]
+    z = minimise(residuals, start, spread, free, rounds=rounds)
+    return z[:size], [of(z, f) for f in families]
+
+
+def _tail(s: Shapes, d: Device, tile_m: float, tile_n: float) -> F64:
+    waves = np.ceil(s.m / tile_m) * np.ceil(s.n / tile_n) / d.sm_count
+    return np.log2(np.ceil(waves) / waves)
+
+
+def coordinates(s: Shapes, d: Device, time: F64, parts: Parts) -> F64:
+    """Coordinates [rows, 16] for a Gaussian process.
+
+    The first seven are the shape, the shares of compute, latency and memory, and residency.
+    """
+    share = lambda x: np.log(np.maximum(x, 1e-9) / time)  # noqa: E731
+    columns = [
+        np.log2(s.m), np.log2(s.n), np.log2(s.k), share(parts.compute), share(parts.latency),
+        np.log((parts.memory + 1e-9) / time + 0.05), parts.miss_b,
+        *(_tail(s, d, a, b) for a, b in ((128, 128), (64, 128), (256, 128), (128, 256))),
+        np.ceil(s.m / 64) * 64 / s.m, np.ceil(s.n / 128) * 128 / s.n, np.log2(parts.split),
+        np.log(time / 2e-6), (s.m % 8 == 0) * 1.0,
+    ]  # fmt: skip
+    return np.stack(columns, 1)
+
+
+def physical_features(d: Device, time: F64, parts: Parts) -> npt.NDArray[np.float32]:
+    """Columns [rows, 15] that a learned correction sees beside the shape's own features."""
+    share = lambda x: np.log(np.maximum(x, 1e-9) / time)  # noqa: E731
+    columns = [
+        share(parts.compute), share(parts.latency), share(parts.l2), share(parts.split_cost),
+        np.log((parts.memory + 1e-9) / time + 0.02), parts.miss_b, parts.miss_a,
+        np.log2(parts.split), parts.tile_m, parts.tile_n, np.log2(parts.waves),
+        np.log2(np.ceil(parts.waves) / parts.waves), parts.runner_up, np.log(time / 2e-6),
+        np.log(time * d.clock),
+    ]  # fmt: skip
+    return np.stack(columns, 1).astype(np.float32)
