@@ -238,7 +238,7 @@ def fit_constants(
         ])  # fmt: skip
 
     start = np.concatenate([START, np.zeros(len(names))])
-    spread = np.concatenate([SPREAD * 3.0, np.full(len(names), 0.4)])
+    spread = np.concatenate([SPREAD, np.full(len(names), 0.4)])
     free = np.arange(len(start))
     if tables[0][2].warpgroup:
         power = CONSTANTS.index("power")

@@ -41,6 +41,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 ASSUMED_LAUNCH = 2e-6  # s, of an unmeasured warpgroup device: between Hopper's and Blackwell's
 _OTHER_KIND = 0.1  # weight of devices that run the other kind of kernel (chosen on held-out chips)
+_DRAWS = 5  # one draw leaves rate and power limit, or step and prologue, to chance
 _CALIBRATION_SPREAD = 1.5  # how far 200 points may pull a device's constants, in SPREAD
 _NARROW = (0, 1, 2, 3, 4, 5, 6, 14, 16)  # coordinates of the second process: no tile jumps
 _NET = MlpOptions(hidden=(96, 96, 48), epochs=10, decay=1e-3, clip=3.0)
@@ -172,10 +173,17 @@ class Prior:
         )  # fmt: skip
 
 
+def _constants(same: Sequence[Rows], rng: np.random.Generator) -> tuple[F64, list[F64]]:
+    """Shared and own constants of devices of one kind, from 400 rows of each."""
+    some = [t.take(rng.permutation(len(t.shapes))[:400]) for t in same]
+    tables = [(t.shapes, t.measured(), t.device) for t in some]
+    return fit_constants(tables, [t.family for t in same])
+
+
 def fit_prior(tables: Sequence[Rows], *, warpgroup: bool, seed: int = 0, most: int = 6000) -> Prior:
     """Learn a prior for devices of one kind (see `Device.warpgroup`) from measured tables.
 
-    Constants come from 400 rows of each device, shared within a kind; the correction from at most
+    Constants, shared within a kind, are the mean of fits to several draws of 400 rows a device; the correction from at most
     `most` rows of each device of both kinds, families weighing alike and the other kind a tenth.
     Raises ValueError when no table is of the wanted kind.
     """
@@ -184,11 +192,9 @@ def fit_prior(tables: Sequence[Rows], *, warpgroup: bool, seed: int = 0, most: i
     rng, shared, own, order = np.random.default_rng(seed), {}, [], []
     for kind in sorted({t.device.warpgroup for t in tables}):
         same = [t for t in tables if t.device.warpgroup == kind]
-        some = [t.take(rng.permutation(len(t.shapes))[:400]) for t in same]
-        names = [t.family for t in same]
-        fitted = fit_constants([(t.shapes, t.measured(), t.device) for t in some], names)
-        shared[kind] = fitted[0]
-        own += fitted[1]
+        draws = [_constants(same, rng) for _ in range(_DRAWS)]
+        shared[kind] = np.mean([d[0] for d in draws], axis=0)
+        own += [np.mean(each, axis=0) for each in zip(*(d[1] for d in draws), strict=True)]
         order += same
     xs, ys, ws = list[F32](), list[F64](), list[F64]()
     counts = [sum(o.family == t.family for o in order) for t in order]

@@ -1,0 +1,277 @@
+"""The batch contract: a table in, the same table with predictions out.
+
+Owns column checks, the grouping of rows that share a question, and the assembly of the output.
+A row that cannot be answered gets a status, a reason and nulls, and never stops the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dtypes import dtype as find_dtype
+from ..errors import RidgecastError, SpecError, UnsupportedError, unknown_name
+from ..hardware import Hardware, resolve
+from ..kernels.bound import check_cache
+from ..ops.gemm import LAYOUTS, MAX_DIM
+from ..store.schema import CONFIG_COLUMNS
+from ..store.tables import Table, factorize, length, numeric, require_columns
+from .bundle import Bundle, open_bundle
+from .ladder import KERNELS, Question, answer
+from .time_model import Shapes
+
+__all__ = ["OUTPUTS", "predict_table"]
+
+F64 = npt.NDArray[np.float64]
+OUTPUTS = (
+    "time_s", "time_low_s", "time_high_s", "power_w", "power_low_w", "power_high_w",
+    "energy_j", "energy_low_j", "energy_high_j", "memory_bytes", "bound_s",
+)  # fmt: skip
+_TEXTS = ("limiter", "basis", "status", "reason")
+_KEYS = ("op", "hardware", "dtype", "kernel", "layout", "cache", "collection")
+_DEFAULTS = {"kernel": "library", "layout": "tn", "cache": "hot", "collection": ""}
+_CHUNK = 16384
+_LIMITERS = np.array(["compute", "memory", "launch"], dtype=object)
+OPS = ("gemm",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that share a question."""
+
+    rows: npt.NDArray[np.int64]
+    keys: dict[str, str]
+
+
+def predict_table(
+    table: Mapping[str, Any],
+    *,
+    model: str | Path | None = None,
+    level: float = 0.9,
+    hardware: Mapping[str, Hardware] | None = None,
+) -> Table:
+    """Predict every row of a table.
+
+    `table` maps column names to equally long columns: op, hardware, dtype, m, n, k, and where
+    wanted batch, layout, kernel, tile parameters, cache (hot or cold), collection. `model` is a
+    folder made by `ridgecast train`, by default the shipped one; `level` the coverage of the
+    intervals; `hardware` adds devices by name. Returns the input columns and OUTPUTS in SI
+    (NaN = null), limiter, basis, status ("ok", "invalid", "no_answer") and reason.
+
+    Raises SpecError for missing columns, columns of different length, a level outside
+    [0.5, 0.99], or a model folder that cannot be read.
+    """
+    if not 0.5 <= level <= 0.99:
+        raise SpecError(f"level: got {level}, need 0.5 to 0.99 (a coverage, such as 0.9)")
+    columns: Table = {name: np.asarray(column) for name, column in table.items()}
+    require_columns(columns, ("op", "hardware", "dtype", "m", "n", "k"))
+    rows = length(columns)
+    bundle = open_bundle(model)
+    out: Table = {name: np.full(rows, np.nan) for name in OUTPUTS}
+    out |= {name: np.full(rows, "", dtype=object) for name in _TEXTS}
+    shapes, good = _shapes(columns, rows, out)
+    config = _config(columns)
+    for group in _groups(columns, good):
+        _fill(out, group, shapes, config, bundle, level, hardware or {})
+    return {**{k: v for k, v in columns.items() if k not in out}, **out}
+
+
+def _shapes(columns: Table, rows: int, out: Table) -> tuple[Shapes, npt.NDArray[np.bool_]]:
+    """Sizes as float64; rows with impossible ones are marked invalid in `out`."""
+    sizes: list[F64] = []
+    good = np.ones(rows, dtype=bool)
+    for name in ("m", "n", "k", "batch"):
+        if name == "batch" and name not in columns:
+            sizes.append(np.ones(rows))
+            continue
+        values, _ = numeric(columns, name)
+        if name == "batch":
+            values = np.where(np.isnan(values), 1.0, values)
+        wrong = ~((values >= 1) & (values <= MAX_DIM) & (values == np.floor(values)))
+        if wrong.any():
+            fresh = wrong & good
+            got = columns[name][fresh]
+            out["status"][fresh] = "invalid"
+            out["reason"][fresh] = [
+                f"gemm.{name}: got {v}, need an integer from 1 to {MAX_DIM}" for v in got.tolist()
+            ]
+            good &= ~wrong
+        sizes.append(values)
+    return Shapes(*sizes), good
+
+
+def _config(columns: Table) -> dict[str, F64]:
+    return {name: numeric(columns, name)[0] for name in CONFIG_COLUMNS if name in columns}
+
+
+def _groups(columns: Table, good: npt.NDArray[np.bool_]) -> Iterator[_Group]:
+    """Rows grouped by the text columns that make the question."""
+    rows = len(good)
+    code = np.zeros(rows, dtype=np.int64)
+    values: dict[str, list[str]] = {}
+    for name in _KEYS:
+        if name not in columns:
+            values[name] = [_DEFAULTS[name]]
+            continue
+        codes, found = factorize(columns[name])
+        values[name] = [_text(v) or _DEFAULTS.get(name, "") for v in found]
+        code = code * len(found) + codes
+    present = np.unique(code[good])
+    for one in present:
+        at = np.flatnonzero(good & (code == one)) if len(present) > 1 else np.flatnonzero(good)
+        rest, keys = int(one), dict[str, str]()
+        for name in reversed(_KEYS):
+            rest, index = divmod(rest, len(values[name])) if name in columns else (rest, 0)
+            keys[name] = values[name][index]
+        yield _Group(at, keys)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and np.isnan(value)) else str(value)
+
+
+def _fill(
+    out: Table,
+    group: _Group,
+    shapes: Shapes,
+    config: dict[str, F64],
+    bundle: Bundle,
+    level: float,
+    devices: Mapping[str, Hardware],
+) -> None:
+    """Answer one group, in chunks on all cores."""
+    keys = group.keys
+    try:
+        question = _question(keys, level, devices)
+    except (RidgecastError, OSError) as error:
+        kind = "no_answer" if isinstance(error, UnsupportedError) else "invalid"
+        out["status"][group.rows], out["reason"][group.rows] = kind, str(error)
+        return
+    chunks = [group.rows[i : i + _CHUNK] for i in range(0, len(group.rows), _CHUNK)]
+
+    def run(rows: npt.NDArray[np.int64]) -> None:
+        _answer(out, rows, question, shapes, config, bundle)
+
+    if len(chunks) == 1:
+        run(chunks[0])
+    else:
+        run(chunks[0])  # loads the models once before the threads start
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(run, chunks[1:]))
+
+
+def _question(keys: Mapping[str, str], level: float, devices: Mapping[str, Hardware]) -> Question:
+    if keys["op"] not in OPS:
+        raise SpecError(unknown_name("op", keys["op"], OPS))
+    if keys["kernel"] not in KERNELS:
+        raise SpecError(unknown_name("kernel", keys["kernel"], KERNELS))
+    if keys["layout"] not in LAYOUTS:
+        raise SpecError(unknown_name("layout", keys["layout"], LAYOUTS))
+    check_cache(keys["cache"])
+    name = keys["hardware"]
+    device = devices[name] if name in devices else resolve(name)
+    wanted = find_dtype(keys["dtype"]).name
+    device.rate(wanted)
+    cache: Any = keys["cache"]
+    return Question(device, wanted, keys["kernel"], cache, keys["collection"], level)
+
+
+def _answer(
+    out: Table,
+    rows: npt.NDArray[np.int64],
+    q: Question,
+    shapes: Shapes,
+    config: dict[str, F64],
+    bundle: Bundle,
+) -> None:
+    """Fill the rows of one chunk."""
+    part = shapes.take(rows)
+    settings = {name: values[rows] for name, values in config.items()}
+    settings = {n: v for n, v in settings.items() if np.isfinite(v).all()}
+    try:
+        if q.kernel == "clblast":
+            rows, part = _clblast(out, rows, q, part, config, bundle)
+            if not len(rows):
+                return
+        else:
+            times = answer(q, part, settings, bundle)
+            out["time_s"][rows], out["bound_s"][rows] = times.time, times.bound
+            out["time_low_s"][rows], out["time_high_s"][rows] = times.low, times.high
+            out["basis"][rows], out["reason"][rows] = times.basis, times.reason
+    except RidgecastError as error:
+        kind = "invalid" if isinstance(error, SpecError) else "no_answer"
+        out["status"][rows], out["reason"][rows] = kind, str(error)
+        return
+    out["status"][rows] = "ok"
+    _unfit(out, rows)
+    _rest(out, rows, q, part, bundle)
+
+
+def _unfit(out: Table, rows: npt.NDArray[np.int64]) -> None:
+    """Rows whose kernel does not fit on the device have no time."""
+    bad = rows[np.isnan(out["time_s"][rows])]
+    if len(bad):
+        out["status"][bad] = "no_answer"
+        out["basis"][bad] = ""
+        out["reason"][bad] = "the configuration does not fit on an SM of the device"
+        for name in OUTPUTS:
+            out[name][bad] = np.nan
+
+
+def _rest(
+    out: Table, rows: npt.NDArray[np.int64], q: Question, shapes: Shapes, bundle: Bundle
+) -> None:
+    """Power, energy, memory and limiter of rows that have a time."""
+    ok = out["status"][rows] == "ok"
+    if not ok.all():
+        rows, shapes = rows[ok], shapes.take(ok)
+    p = shapes.problem(q.dtype)
+    time, moved, flops = out["time_s"][rows], p.bytes, p.flops
+    out["memory_bytes"][rows] = moved
+    stream = moved * (1.0 / q.hardware.memory.bandwidth)
+    compute = flops * (1.0 / q.hardware.rate(p.dtype))
+    latency = q.hardware.launch_latency
+    code = np.where(compute >= stream, 0, 1)
+    code[np.maximum(compute, stream) < latency] = 2
+    out["limiter"][rows] = _LIMITERS[code]
+    power = bundle.power()
+    drawn = power.predict(q.hardware, q.dtype, flops, moved, moved, time, q.level)
+    if drawn["power_w"] is None:
+        out["reason"][rows] += f"; power: {drawn['reason']}"
+        return
+    for name in ("power_w", "power_low_w", "power_high_w"):
+        out[name][rows] = drawn[name]
+    limits = (out["time_low_s"][rows], out["time_high_s"][rows])
+    energy = power.energy(q.hardware, q.dtype, drawn, time, limits, q.level)
+    for name in ("energy_j", "energy_low_j", "energy_high_j"):
+        out[name][rows] = energy[name]
+
+
+def _clblast(
+    out: Table,
+    rows: npt.NDArray[np.int64],
+    q: Question,
+    shapes: Shapes,
+    config: dict[str, F64],
+    bundle: Bundle,
+) -> tuple[npt.NDArray[np.int64], Shapes]:
+    """Fill times of CLBlast configurations by their own model; return the rows that got one."""
+    model = bundle.configurations()
+    if model is None:
+        raise UnsupportedError(f"{bundle.path} holds no model of CLBlast configurations")
+    table: Table = {name: values[rows] for name, values in config.items()}
+    table |= {"m": shapes.m, "n": shapes.n, "k": shapes.k}
+    table["hardware"] = np.full(len(rows), q.hardware.name, dtype=object)
+    table["dtype"] = np.full(len(rows), q.dtype, dtype=object)
+    done = model.predict_batch(table, level=q.level, hardware={q.hardware.name: q.hardware})
+    for name in ("time_s", "time_low_s", "time_high_s", "bound_s", "basis", "status", "reason"):
+        out[name][rows] = done[name]
+    ok = np.asarray(done["status"]) == "ok"
+    return rows[ok], shapes.take(ok)

@@ -1,0 +1,242 @@
+"""A folder of trained models: its index, what is loaded from it and when.
+
+Owns the layout on disk (card.json is the index; time/<name>/, prior/, clblast_sgemm/, power/) and
+the choice of a time model for a device, a format and a collection. Fits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dtypes import DTYPES
+from ..errors import NoDataError, SpecError, UnsupportedError
+from ..hardware import Hardware
+from .time_model import Shapes, TimeModel, load_time_model, read_card
+
+if TYPE_CHECKING:
+    from .config_model import ConfigModel
+    from .power import PowerModel
+    from .prior import Prior
+
+__all__ = ["FORMAT", "SHIPPED", "Bundle", "Entry", "Measured", "open_bundle"]
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "trained"
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the index: a time model's folder and what it was fitted on."""
+
+    folder: str
+    hardware: str
+    dtype: str
+    collection: str
+    launch: str
+    sustained: bool
+    rows: int
+
+    @property
+    def rank(self) -> tuple[bool, bool, str]:
+        """Preference among collections: bursts, then graph-launched, then the later name."""
+        return (not self.sustained, self.launch == "graph", self.collection)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Measured points of one collection, sorted by key: shapes and times [s]."""
+
+    shapes: Shapes
+    time: F64
+    n: F64
+    k: F64
+    keys: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, shapes: Shapes, time: F64) -> Measured:
+        """Index points by (m, n, k) for exact look-up; batch 1 only."""
+        n, k = np.unique(shapes.n), np.unique(shapes.k)
+        keys = _keys(n, k, shapes)
+        order = np.argsort(keys, kind="stable")
+        return cls(shapes, time, n, k, keys[order], order)
+
+    def find(self, shapes: Shapes) -> F64:
+        """Measured time per row; NaN where the point was never measured."""
+        known = np.isin(shapes.n, self.n) & np.isin(shapes.k, self.k) & (shapes.batch == 1)
+        out = np.full(len(shapes.m), np.nan)
+        if known.any():
+            wanted = _keys(self.n, self.k, shapes.take(known))
+            at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+            hit = self.keys[at] == wanted
+            rows = np.flatnonzero(known)[hit]
+            out[rows] = self.time[self.order[at[hit]]]
+        return out
+
+    def nearest(self, m: float, n: float, k: float, count: int = 5) -> list[dict[str, float]]:
+        """Measured points nearest in log size."""
+        s = self.shapes
+        far = sum(np.log2(x / v) ** 2 for x, v in zip((s.m, s.n, s.k), (m, n, k), strict=True))
+        at = np.argsort(far, kind="stable")[:count]
+        return [
+            {"m": int(s.m[i]), "n": int(s.n[i]), "k": int(s.k[i]), "time_s": float(self.time[i])}
+            for i in at
+        ]
+
+
+def _keys(n: F64, k: F64, shapes: Shapes) -> npt.NDArray[np.int64]:
+    pair = np.searchsorted(n, shapes.n) * len(k) + np.searchsorted(k, shapes.k)
+    return (pair.astype(np.int64) << 32) + shapes.m.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened model folder; its models are loaded on first use."""
+
+    path: Path
+    card: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+
+    @property
+    def shipped(self) -> bool:
+        """Whether this is the folder that the package ships."""
+        return self.path == SHIPPED
+
+    def entry(self, hardware: str, dtype: str, collection: str = "") -> Entry | None:
+        """Return the preferred time model of a device and format; None when there is none.
+
+        `collection` picks one by any part of its name; raises NoDataError when none matches.
+        """
+        found = [e for e in self.entries if e.hardware == hardware and e.dtype == dtype]
+        if collection:
+            named = [e for e in found if collection in e.collection]
+            if found and not named:
+                have = ", ".join(e.collection for e in found)
+                raise NoDataError(
+                    f"no collection {collection!r} of {hardware} {dtype}; have {have}"
+                )
+            found = named
+        return max(found, key=lambda e: e.rank, default=None)
+
+    def relative(self, hardware: Hardware, dtype: str, collection: str = "") -> Entry | None:
+        """Return the model of another format on the same device that is most like `dtype`.
+
+        Same unit first, then the nearest width in bits.
+        """
+
+        def unlike(e: Entry) -> tuple[bool, float, tuple[bool, ...]]:
+            other_unit = hardware.unit(e.dtype) != hardware.unit(dtype)
+            bits = abs(np.log2(DTYPES[e.dtype].bits / DTYPES[dtype].bits))
+            late = e.launch == "stream"
+            return (other_unit, float(bits), (late, e.sustained))
+
+        found = [
+            e for e in self.entries
+            if e.hardware == hardware.base_name and hardware.supports(e.dtype)
+            and collection in e.collection
+        ]  # fmt: skip
+        return min(found, key=unlike, default=None)
+
+    def time_model(self, entry: Entry) -> TimeModel:
+        """Load a time model (cached). Raises SpecError when its folder is damaged."""
+        return _time_model(self.path / entry.folder)
+
+    def measured(self, entry: Entry) -> Measured | None:
+        """Load the points that a model was trained on, where the folder keeps them."""
+        return _measured(self.path / entry.folder)
+
+    def prior(self) -> Prior | None:
+        """Load the model for devices without measurements; None when the folder has none."""
+        from .prior import load_prior
+
+        folder = self.path / "prior"
+        return load_prior(folder) if (folder / "card.json").exists() else None
+
+    def power(self) -> PowerModel:
+        """Load the folder's power model, else the shipped one."""
+        own = self.path / "power" / "card.json"
+        return _power(own if own.exists() else SHIPPED / "power" / "card.json")
+
+    def configurations(self) -> ConfigModel | None:
+        """Load the folder's model of CLBlast configurations; None when it has none."""
+        folder = self.path / "clblast_sgemm"
+        return _configurations(folder) if (folder / "card.json").exists() else None
+
+
+@lru_cache(maxsize=64)
+def _time_model(folder: Path) -> TimeModel:
+    return load_time_model(folder)
+
+
+@lru_cache(maxsize=16)
+def _measured(folder: Path) -> Measured | None:
+    path = folder / "measured.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        m, n, k, time = (np.asarray(arrays[key], float) for key in ("m", "n", "k", "time_s"))
+    return Measured.of(Shapes(m, n, k, np.ones(len(m))), time)
+
+
+@lru_cache(maxsize=4)
+def _power(path: Path) -> PowerModel:
+    from .power import load_power
+
+    return load_power(path)
+
+
+@lru_cache(maxsize=4)
+def _configurations(folder: Path) -> ConfigModel:
+    from .config_model import load
+
+    return load(folder)
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Open a model folder, by default the shipped one.
+
+    Raises SpecError when the folder is not one, is damaged, or was written by a newer version.
+    """
+    folder = SHIPPED if path is None else Path(path)
+    if not folder.is_dir():
+        raise SpecError(f"--model: {folder} is not a folder; make one with `ridgecast train`")
+    stamp = (folder / "card.json").stat().st_mtime_ns if (folder / "card.json").exists() else 0
+    return _open(folder, stamp)
+
+
+@lru_cache(maxsize=8)
+def _open(folder: Path, stamp: int) -> Bundle:
+    # a folder trained again under the same name must not serve the old models
+    _time_model.cache_clear()
+    _measured.cache_clear()
+    card = read_card(folder / "card.json")
+    if card.get("format") != FORMAT:
+        raise SpecError(
+            f"{folder}: model format {card.get('format')!r}, this version reads {FORMAT}; "
+            "train it again or upgrade ridgecast"
+        )
+    try:
+        entries = tuple(
+            Entry(**{key: line[key] for key in Entry.__dataclass_fields__})
+            for line in card["models"]
+        )
+    except (KeyError, TypeError) as error:
+        raise SpecError(f"{folder}/card.json is damaged: {error!r}; train it again") from error
+    return Bundle(folder, card, entries)
+
+
+def no_unit(hardware: Hardware, dtype: str) -> str | None:
+    """Reason why a device cannot run a format; None when it can."""
+    try:
+        hardware.rate(dtype)
+    except UnsupportedError as error:
+        return str(error)
+    return None

@@ -1,0 +1,195 @@
+"""Which model answers: the ladder of trust for the time of GEMMs of one kind.
+
+Owns the descent measured -> learned -> transferred -> analytic -> bound, and what each rung does
+to the interval. One call handles rows that share device, format, kernel and cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SpecError, unknown_name
+from ..hardware import Hardware, get, names
+from ..kernels.bound import Cache, bound_of
+from ..kernels.config import SimtConfig, TensorConfig, TiledConfig
+from ..kernels.library import library_time
+from ..kernels.tile import simt, tensor
+from ..kernels.tiled import tiled
+from .bundle import Bundle, Entry
+from .conformal import DISTANCES
+from .time_model import Shapes
+
+__all__ = ["KERNELS", "Question", "Times", "answer"]
+
+F64 = npt.NDArray[np.float64]
+KERNELS = ("library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast", "bound")
+# Fast and slow ends of measured / analytic time, per level 0.9, for kernels that only the physics
+# knows. Derived: CLBlast SGEMM configurations of six devices against `kernels.clblast`
+# (benchmarks/analytic_spread.py); kept as a wide, honest default.
+ANALYTIC_SPREAD = (0.55, 1.35, 4.5)
+_STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Rows that share everything but their sizes and tile parameters."""
+
+    hardware: Hardware
+    dtype: str
+    kernel: str = "library"
+    cache: Cache = "hot"
+    collection: str = ""
+    level: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Times [s] with interval and bound; `basis` and `reason` are one text or one a row."""
+
+    time: F64
+    low: F64
+    high: F64
+    bound: F64
+    basis: npt.NDArray[np.object_]
+    reason: str
+
+    @classmethod
+    def of(cls, time: F64, low: F64, high: F64, bound: F64, basis: str, reason: str) -> Times:
+        """Clamp to the bound: nothing is faster than light."""
+        return cls(
+            np.maximum(time, bound), np.maximum(low, bound), np.maximum(high, bound), bound,
+            np.full(len(time), basis, dtype=object), reason,
+        )  # fmt: skip
+
+
+def answer(q: Question, shapes: Shapes, config: dict[str, F64], bundle: Bundle) -> Times:
+    """Time of each row on the highest rung that can carry it.
+
+    `config` holds tile parameters [rows] for kernels that have them. Raises UnsupportedError when
+    the device lacks the format, SpecError for a kernel that is not one of KERNELS or parameters
+    that are none of its, NoDataError when no rung answers.
+    """
+    p = shapes.problem(q.dtype)
+    floor = bound_of(p, q.hardware, q.cache)
+    if q.kernel == "bound":
+        missing = np.full(len(floor), np.nan)
+        text = "speed of light only: the upper end is open"
+        return Times(floor, floor, missing, floor, np.full(len(floor), "bound", object), text)
+    if q.kernel != "library":
+        return _configured(q, shapes, config, floor)
+    own = bundle.entry(q.hardware.base_name, q.dtype, q.collection)
+    if own is not None:
+        return _same_device(q, shapes, floor, own, bundle)
+    relative = bundle.relative(q.hardware, q.dtype, q.collection)
+    if relative is not None:
+        return _other_dtype(q, shapes, floor, relative, bundle)
+    prior = bundle.prior()
+    if prior is not None and not q.collection:
+        time, low, high, reason = prior.predict(shapes, q.dtype, q.hardware, q.level)
+        times = Times.of(time, low, high, floor, "transferred", reason)
+        return _adjust_cache(q, shapes, times)
+    _, time, _ = library_time(*shapes, dtype=q.dtype, hardware=q.hardware, cache=q.cache)
+    return _analytic(q, time, floor, "library")
+
+
+def _reference(name: str) -> Hardware | None:
+    return get(name) if name in names() else None
+
+
+def _ratio(q: Question, shapes: Shapes, reference: Hardware, cache: Cache = "hot") -> F64:
+    """Analytic time of the question over that of the reference device, same shapes."""
+    dtype = q.dtype
+    _, new, _ = library_time(*shapes, dtype=dtype, hardware=q.hardware, cache=q.cache)
+    _, old, _ = library_time(*shapes, dtype=dtype, hardware=reference, cache=cache)
+    return new / old
+
+
+def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
+    """Measured or learned; transferred where the device was changed by a what-if."""
+    model = bundle.time_model(entry)
+    reference = _reference(entry.hardware) or q.hardware
+    time, low, high, distance = model.predict(shapes, q.dtype, reference, q.level)
+    if q.hardware != reference or q.cache != "hot":
+        ratio = _ratio(q, shapes, reference)
+        grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+        reason = f"utilisation of {entry.hardware} ({entry.collection}) kept, physics re-predicted"
+        return Times.of(
+            time * ratio, low * ratio / grow, high * ratio * grow, floor, "transferred", reason
+        )
+    times = Times.of(time, low, high, floor, "learned", f"collection {entry.collection}")
+    outside = distance == len(DISTANCES) - 1
+    exact = bundle.measured(entry)
+    if exact is not None:
+        found = exact.find(shapes)
+        hit = np.isfinite(found)
+        width = [edge[hit] / times.time[hit] for edge in (times.low, times.high)]
+        times.time[hit] = found[hit]
+        times.low[hit], times.high[hit] = (found[hit] * w for w in width)
+        times.low[hit] = np.minimum(times.low[hit], found[hit])
+        times.high[hit] = np.maximum(times.high[hit], found[hit])
+        times.basis[hit] = "measured"
+        outside &= ~hit
+    times.basis[outside & (shapes.batch > 1)] = "transferred"  # no batched row was measured
+    return times
+
+
+def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
+    """Transferred from another format on the same device: its utilisation, this format's physics.
+
+    The features are those of the asked format, so that rate and bytes are its own; the interval
+    is widened by the shift that such transfers showed (`spread` of the bundle's card).
+    """
+    model = bundle.time_model(entry)
+    reference = _reference(entry.hardware) or q.hardware
+    time, low, high, _ = model.predict(shapes, q.dtype, reference, q.level)
+    same = (q.hardware.unit(q.dtype) == q.hardware.unit(entry.dtype)) and (
+        shapes.problem(q.dtype).a_size == shapes.problem(entry.dtype).a_size
+    )
+    spread = bundle.card.get("dtype_transfer", {}).get("same_width" if same else "other_width")
+    down, up = (spread["low"], spread["high"]) if spread else (0.5, 2.5)
+    low, high = np.minimum(low, time * down), np.maximum(high, time * up)
+    if q.hardware != reference or q.cache != "hot":
+        ratio = _ratio(q, shapes, reference)
+        time, low, high = time * ratio, low * ratio, high * ratio
+    reason = f"no {q.dtype} measurement of {entry.hardware}: utilisation of {entry.dtype} there"
+    return Times.of(time, low, high, floor, "transferred", reason)
+
+
+def _adjust_cache(q: Question, shapes: Shapes, times: Times) -> Times:
+    if q.cache == "hot":
+        return times
+    ratio = _ratio(q, shapes, q.hardware)
+    return Times.of(
+        times.time * ratio, times.low * ratio, times.high * ratio, times.bound, "transferred",
+        times.reason + "; cold cache by physics",
+    )  # fmt: skip
+
+
+_CONFIGS = {"tiled": TiledConfig, "cutlass_simt": SimtConfig, "cutlass_tensor": TensorConfig}
+
+
+def _configured(q: Question, shapes: Shapes, config: dict[str, F64], floor: F64) -> Times:
+    """Time kernels with given tiles by physics alone."""
+    if q.kernel not in _CONFIGS:
+        raise SpecError(unknown_name("kernel", q.kernel, KERNELS))
+    kind = _CONFIGS[q.kernel]
+    known = [name for name in kind.__dataclass_fields__ if name in config]
+    columns = {name: config[name].astype(np.int64) for name in known}
+    value = kind(**columns)
+    p = shapes.problem(q.dtype)
+    if isinstance(value, TiledConfig):
+        cost = tiled(p, value, q.hardware, q.cache)
+    elif isinstance(value, TensorConfig):
+        cost = tensor(p, value, q.hardware, q.cache)
+    else:
+        cost = simt(p, value, q.hardware, q.cache)
+    return _analytic(q, np.asarray(cost.time, float), floor, q.kernel)
+
+
+def _analytic(q: Question, time: F64, floor: F64, kernel: str) -> Times:
+    fast, middle, slow = ANALYTIC_SPREAD
+    reason = f"physics of the {kernel} kernel; no measurement of it on {q.hardware.name}"
+    return Times.of(time * middle, time * fast, time * slow, floor, "analytic", reason)

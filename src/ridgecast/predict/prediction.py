@@ -1,0 +1,158 @@
+"""One prediction as a value: what was asked, the answer with its intervals, and its standing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import OutOfDomainError, SpecError, UnsupportedError, unknown_name
+from ..hardware import Hardware, resolve
+from ..ops import Gemm
+from ..units import Bytes, Joules, Seconds, Watts, format_quantity
+
+if TYPE_CHECKING:
+    from .explain import Explanation
+
+__all__ = ["Prediction", "predict", "row_of"]
+
+_QUANTITIES = {"time": "s", "power": "w", "energy": "j"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is claimed of one op on one device; SI units, None where unknown (see `reason`).
+
+    `bound` is the speed of light [s], `limiter` what holds the time up, `basis` the rung of the
+    ladder of trust.
+    """
+
+    op: Gemm
+    hardware: Hardware
+    time: Seconds
+    power: Watts | None
+    energy: Joules | None
+    memory: Bytes
+    bound: Seconds
+    limiter: str
+    basis: str
+    reason: str
+    level: float
+    intervals: Mapping[str, tuple[float, float] | None]
+    config: Any = None
+    model: str | None = None
+
+    @property
+    def utilisation(self) -> float:
+        """Bound over time, in (0, 1]."""
+        return self.bound / self.time
+
+    def interval(self, quantity: str = "time", level: float | None = None) -> tuple[float, float]:
+        """Lower and upper end of time [s], power [W] or energy [J] at a coverage.
+
+        Raises SpecError for another quantity, OutOfDomainError where it is unknown.
+        """
+        if quantity not in _QUANTITIES:
+            raise SpecError(unknown_name("quantity", quantity, _QUANTITIES))
+        if level is not None and level != self.level:
+            again = predict(
+                self.op, on=self.hardware, config=self.config, model=self.model, level=level
+            )
+            return again.interval(quantity)
+        found = self.intervals[quantity]
+        if found is None:
+            raise OutOfDomainError(f"{quantity} is unknown: {self.reason}")
+        return found
+
+    def explain(self, what_if: Mapping[str, str | float] | None = None) -> Explanation:
+        """Where the time and the energy go; see `ridgecast.predict.explain`."""
+        from .explain import explain
+
+        return explain(
+            self.op, self.hardware, config=self.config, model=self.model, what_if=what_if
+        )
+
+    def __str__(self) -> str:
+        low, high = self.interval("time")
+        parts = [
+            f"{format_quantity(self.time, 'time')} "
+            f"({format_quantity(low, 'time')} to {format_quantity(high, 'time')}, "
+            f"{100 * self.level:g} %)",
+            format_quantity(self.power, "power"),
+            format_quantity(self.energy, "energy"),
+            f"{self.limiter}-limited",
+            self.basis,
+        ]
+        return ", ".join(parts)
+
+
+def row_of(
+    op: Gemm, on: str | Path | Hardware, config: Any = None
+) -> tuple[dict[str, np.ndarray], Hardware]:
+    """Build a table of one row for an op, a device and an optional configuration."""
+    device = resolve(on)
+    row: dict[str, Any] = {"op": op.name, "hardware": device.name, "dtype": op.dtype}
+    row |= {name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")}
+    if config is not None:
+        row["kernel"] = config.kernel
+        row |= {name: column[0] for name, column in config.as_table().items()}
+    return {
+        key: np.array([value], dtype=object if isinstance(value, str) else None)
+        for key, value in row.items()
+    }, device
+
+
+def predict(
+    op: Gemm,
+    on: str | Path | Hardware,
+    *,
+    config: Any = None,
+    model: str | Path | None = None,
+    level: float = 0.9,
+) -> Prediction:
+    """Predict one op on one device (a name, a TOML file or a Hardware).
+
+    `config` is a kernel configuration (`TiledConfig(tile=16)`), by default the vendor's library.
+    Raises SpecError for what cannot be read and UnsupportedError where no answer can be formed.
+
+    >>> import ridgecast as rc
+    >>> p = rc.predict(rc.Gemm(4096, 4096, 4096, dtype="bf16"), on="h200_sxm")
+    >>> p.bound <= p.interval("time")[0] <= p.time <= p.interval("time")[1]
+    True
+    """
+    from .batch import predict_table
+
+    table, device = row_of(op, on, config)
+    done = predict_table(table, model=model, level=level, hardware={device.name: device})
+    row = {name: column[0] for name, column in done.items()}
+    if row["status"] != "ok":
+        kind = SpecError if row["status"] == "invalid" else UnsupportedError
+        raise kind(str(row["reason"]))
+    known = {name: _number(row[f"{name}_{unit}"]) for name, unit in _QUANTITIES.items()}
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for name, unit in _QUANTITIES.items():
+        low, high = (float(row[f"{name}_{end}_{unit}"]) for end in ("low", "high"))
+        intervals[name] = None if known[name] is None else (low, high)
+    return Prediction(
+        op=op,
+        hardware=device,
+        time=float(row["time_s"]),
+        power=known["power"],
+        energy=known["energy"],
+        memory=float(row["memory_bytes"]),
+        bound=float(row["bound_s"]),
+        limiter=str(row["limiter"]),
+        basis=str(row["basis"]),
+        reason=str(row["reason"]),
+        level=level,
+        intervals=intervals,
+        config=config,
+        model=None if model is None else str(model),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,285 @@
+"""The time model of one device, format and collection: utilisation, domain and intervals as one.
+
+Owns how the halves are mixed per distance class, how a model is calibrated on held-out folds, and
+its folder on disk. Knows one device at a time; which model answers a question is `ladder`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import NoDataError, SpecError
+from ..hardware import Hardware
+from ..kernels.bound import bound_of
+from ..kernels.problem import Problem, problem
+from .conformal import DISTANCES, Conformal, fit_conformal
+from .domain import Domain, folds
+from .features import gemm_features
+from .scores import derating
+from .utilisation import (
+    FitOptions,
+    Utilisation,
+    fit_utilisation,
+    pack_booster,
+    rebuild,
+    unpack_booster,
+)
+
+__all__ = ["Shapes", "TimeModel", "fit_time_model", "load_time_model", "save_time_model"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SPLIT_OF = {
+    "seen_pair": "random", "unseen_pair": "unseen_shape", "one_off_grid": "off_grid",
+    "off_grid": "off_grid", "frontier": "frontier",
+}  # fmt: skip
+LEAST_ROWS = 24
+"""Rows under which no model is fitted: too few to hold any out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Shapes as float64 arrays [rows]."""
+
+    m: F64
+    n: F64
+    k: F64
+    batch: F64
+
+    def __iter__(self) -> Iterator[F64]:
+        return iter((self.m, self.n, self.k, self.batch))
+
+    def take(self, rows: Any) -> Shapes:
+        """Rows by mask or position."""
+        return Shapes(*(x[rows] for x in self))
+
+    def problem(self, dtype: str) -> Problem:
+        """As the kernels room wants them."""
+        return problem(*self, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeModel:
+    """Predicts time of library GEMMs of one format on one device, with intervals.
+
+    `tree_share` [len(DISTANCES)] weighs the trees against the network, chosen on held-out folds;
+    `shift` [len(DISTANCES)] is the median held-out log residual. `card` says what it was fitted on.
+    """
+
+    utilisation: Utilisation
+    domain: Domain
+    conformal: Conformal
+    tree_share: F64
+    shift: F64
+    card: dict[str, Any]
+
+    def predict(
+        self, shapes: Shapes, dtype: str, hardware: Hardware, level: float = 0.9
+    ) -> tuple[F64, F64, F64, I64]:
+        """Time, lower, upper [s] and distance class of each row."""
+        features = gemm_features(shapes.problem(dtype), hardware)
+        trees, smooth = self.utilisation.predict(features.values)
+        distance = self.domain.distance(*shapes)
+        time = features.analytic * np.exp(self._mix(trees, smooth, distance))
+        spread = np.abs(trees - smooth)
+        low, high = self.conformal.interval(time, distance, spread, level)
+        far = distance == len(DISTANCES) - 1
+        if far.any():
+            # beyond the calibrated reach the interval opens by its own width per doubling (assumed)
+            grow = 1.0 + np.maximum(self.domain.excess(*shapes.take(far)) - 1.0, 0.0)
+            low[far] = time[far] * (low[far] / time[far]) ** grow
+            high[far] = time[far] * (high[far] / time[far]) ** grow
+        return time, low, high, distance
+
+    def _mix(self, trees: F64, smooth: F64, distance: I64) -> F64:
+        share = self.tree_share[distance]
+        return smooth + share * (trees - smooth) + self.shift[distance]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Predictions of rows that the predicting fit never saw, all folds stacked."""
+
+    split: npt.NDArray[np.str_]
+    row: I64
+    trees: F64
+    smooth: F64
+    analytic: F64
+    distance: I64
+    truth: F64
+    both_new: Mask
+    roofline: F64
+    derated: F64
+
+
+def _held_out(
+    shapes: Shapes, time: F64, dtype: str, hardware: Hardware, options: FitOptions
+) -> HeldOut:
+    features = gemm_features(shapes.problem(dtype), hardware)
+    y = np.log(time / features.analytic)
+    roofline = bound_of(shapes.problem(dtype), hardware, "cold")
+    rng = np.random.default_rng(options.seed)
+    parts: list[tuple[Any, ...]] = []
+    # the folds only need the residuals' spread: a shorter training of the network suffices
+    quick = replace(options, network=replace(options.network, epochs=options.fold_epochs))
+    for fold in folds(*shapes, rng):
+        fitted = fit_utilisation(features.values[fold.train], y[fold.train], quick)
+        trees, smooth = fitted.predict(features.values[fold.test], options.threads)
+        inside = Domain.of(*shapes.take(fold.train))
+        distance = inside.distance(*shapes.take(fold.test))
+        if fold.split == "unseen_shape":  # a lone n or k value also counts as this split
+            distance = np.maximum(distance, 1)
+        rows = np.flatnonzero(fold.test)
+        new_n = ~np.isin(shapes.n[rows], inside.n)
+        both_new = new_n & ~np.isin(shapes.k[rows], inside.k)
+        parts.append(
+            (np.full(len(rows), fold.split), rows, trees, smooth,
+             features.analytic[rows], distance, time[rows], both_new, roofline[rows],
+             roofline[rows] * derating(time[fold.train], roofline[fold.train]))
+        )  # fmt: skip
+    return HeldOut(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _shares(held: HeldOut) -> tuple[F64, F64]:
+    """Weight of the trees and median residual per distance class, by held-out absolute error."""
+    share = np.full(len(DISTANCES), 0.5)
+    shift = np.zeros(len(DISTANCES))
+    log_truth = np.log(held.truth / held.analytic)
+    for d, name in enumerate(DISTANCES):
+        rows = (held.split == _SPLIT_OF[name]) & (held.distance == d)
+        if rows.sum() < 20:
+            if d:
+                share[d], shift[d] = share[d - 1], 0.0
+            continue
+        errors: list[float] = []
+        for s in _SHARES:
+            mix = s * held.trees[rows] + (1.0 - s) * held.smooth[rows]
+            errors.append(float(np.abs(np.expm1(mix - log_truth[rows])).mean()))
+        share[d] = _SHARES[int(np.argmin(errors))]
+    return share, shift
+
+
+def fit_time_model(
+    shapes: Shapes, time: F64, dtype: str, hardware: Hardware, options: FitOptions | None = None
+) -> tuple[TimeModel, dict[str, npt.NDArray[Any]]]:
+    """Fit and calibrate on measured times [s]; return the model and its held-out predictions.
+
+    Folds inside the training rows imitate each distance class; their residuals choose the mix,
+    calibrate the intervals and make the card's scores. The held-out table has a row per scored
+    point: split, row (index into `shapes`), time_s, time_low_s, time_high_s, truth_s, distance,
+    both_new, and roofline_s and derated_s of the baselines (the factor fitted on the fold's
+    training rows). Its intervals come from calibrating on the other half of the (n, k) pairs.
+    Raises NoDataError for fewer than LEAST_ROWS rows.
+    """
+    o = options or FitOptions()
+    if len(time) < LEAST_ROWS:
+        raise NoDataError(
+            f"{hardware.name} {dtype}: {len(time)} rows, need at least {LEAST_ROWS} to hold any out"
+        )
+    held = _held_out(shapes, time, dtype, hardware, o)
+    share, shift = _shares(held)
+    features = gemm_features(shapes.problem(dtype), hardware)
+    roofline = bound_of(shapes.problem(dtype), hardware, "cold")
+    fitted = fit_utilisation(features.values, np.log(time / features.analytic), o)
+    mix = held.smooth + share[held.distance] * (held.trees - held.smooth) + shift[held.distance]
+    predicted = held.analytic * np.exp(mix)
+    residual = np.log(held.truth / predicted)
+    spread = np.abs(held.trees - held.smooth)
+    right = np.array([_SPLIT_OF[name] for name in DISTANCES])[held.distance] == held.split
+    calibration = (residual, predicted, held.distance, spread)
+    conformal = fit_conformal(*(x[right] for x in calibration))
+    low, high = _cross_calibrated(calibration, right, shapes.n[held.row], shapes.k[held.row])
+    model = TimeModel(
+        fitted, Domain.of(*shapes), conformal, share, shift,
+        {"dtype": dtype, "hardware": hardware.name, "rows": len(time), "seed": o.seed,
+         "derating": round(derating(time, roofline), 5)},
+    )  # fmt: skip
+    table = {
+        "split": held.split, "row": held.row, "time_s": predicted, "time_low_s": low,
+        "time_high_s": high,
+        "truth_s": held.truth, "distance": held.distance, "both_new": held.both_new,
+        "roofline_s": held.roofline, "derated_s": held.derated,
+    }  # fmt: skip
+    return model, table
+
+
+def _cross_calibrated(
+    calibration: tuple[F64, F64, I64, F64], right: Mask, n: F64, k: F64
+) -> tuple[F64, F64]:
+    """Intervals of each half of the (n, k) pairs from the residuals of the other half."""
+    low = np.full(len(n), np.nan)
+    high = np.full(len(n), np.nan)
+    pair = np.unique(n * 2.0**31 + k, return_inverse=True)[1]
+    half = np.random.default_rng(1).random(pair.max() + 1)[pair] < 0.5
+    for test in (half, ~half):
+        others = right & ~test
+        if others.sum() < 20:
+            others = right
+        fitted = fit_conformal(*(x[others] for x in calibration))
+        _, predicted, distance, spread = (x[test] for x in calibration)
+        low[test], high[test] = fitted.interval(predicted, distance, spread)
+    return low, high
+
+
+def save_time_model(model: TimeModel, folder: Path) -> None:
+    """Write model.txt.xz, network.npz and card.json into an existing folder."""
+    (folder / "model.txt.xz").write_bytes(pack_booster(model.utilisation.text))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **model.utilisation.to_arrays())
+    (folder / "network.npz").write_bytes(buffer.getvalue())
+    card = {
+        **model.card,
+        "domain": model.domain.to_dict(),
+        "conformal": model.conformal.to_dict(),
+        "tree_share": model.tree_share.tolist(),
+        "shift": model.shift.tolist(),
+    }
+    (folder / "card.json").write_text(json.dumps(card, separators=(",", ":")))
+
+
+def load_time_model(folder: Path) -> TimeModel:
+    """Undo `save_time_model`. Raises SpecError that names the damaged file."""
+    card = read_card(folder / "card.json")
+    try:
+        text = unpack_booster((folder / "model.txt.xz").read_bytes())
+        with np.load(folder / "network.npz", allow_pickle=False) as arrays:
+            utilisation = rebuild(text, {key: arrays[key] for key in arrays.files})
+        parts: Mapping[str, Any] = card
+        return TimeModel(
+            utilisation,
+            Domain.from_dict(parts["domain"]),
+            Conformal.from_dict(parts["conformal"]),
+            np.asarray(parts["tree_share"], float),
+            np.asarray(parts["shift"], float),
+            {k: v for k, v in card.items() if k not in ("domain", "conformal")},
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise SpecError(f"model folder {folder}: {error}") from error
+        raise SpecError(
+            f"model folder {folder} is damaged ({type(error).__name__}: {error}); train it again "
+            "with `ridgecast train`"
+        ) from error
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a card. Raises SpecError when it is missing or is not a JSON object."""
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SpecError(f"{path.parent} is not a model folder: it has no card.json") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise SpecError(f"{path} does not hold a JSON object")
+    return card

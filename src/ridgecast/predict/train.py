@@ -1,0 +1,298 @@
+"""From raw measured tables to a model folder.
+
+Owns which rows train which model, the folder's index, and the scores on held-out folds that every
+card carries. The fits themselves are the models' own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dtypes import dtype as find_dtype
+from ..errors import NoDataError, RidgecastError, SpecError
+from ..hardware import get
+from ..store import Table, import_report, select
+from ..store.tables import factorize
+from .bundle import FORMAT
+from .scores import score_rows
+from .time_model import LEAST_ROWS, Shapes, fit_time_model, save_time_model
+from .utilisation import FitOptions
+
+__all__ = ["train"]
+
+_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Rows of one device, format and collection, ready to fit."""
+
+    hardware: str
+    dtype: str
+    collection: str
+    launch: str
+    sustained: bool
+    licence: str
+    files: tuple[str, ...]
+    shapes: Shapes
+    time: npt.NDArray[np.float64]
+
+    @property
+    def slug(self) -> str:
+        name = f"{self.hardware} {self.dtype} {self.collection.replace(self.hardware, '')}"
+        return _SLUG.sub("-", name.lower()).strip("-")
+
+
+def train(
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    importer: str = "auto",
+    keep_points: bool = True,
+    options: FitOptions | None = None,
+) -> dict[str, Any]:
+    """Fit every model that the raw tables allow and write them to a folder.
+
+    `data` are files of any importer. Library GEMMs give one time model for each device, format and
+    collection, and with two or more devices a prior for devices without measurements; CLBlast
+    rows give a configuration model, rows with usable power a power model. `keep_points` stores the
+    training points beside each model, so that the very points are answered as `measured`.
+    `jobs` processes fit at once (default: one for each core).
+
+    Returns the folder's card. The folder appears whole or not at all.
+    Raises NoDataError when no model could be fitted, SpecError when `out` exists and is no model
+    folder.
+    """
+    target = Path(out)
+    if target.exists() and any(target.iterdir()) and not (target / "card.json").exists():
+        raise SpecError(f"--out: {target} exists and is not a model folder; name another")
+    report = import_report([str(path) for path in data], importer=importer)
+    table = report.table
+    notes = [f"{f.path}: {f.reason}" for f in report.files if f.status != "ok"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        base = replace(options or FitOptions(), seed=seed)
+        jobs_list, refused = _jobs(table)
+        card: dict[str, Any] = {
+            "format": FORMAT,
+            "ridgecast": _version(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv[:1] + ["train"]) if sys.argv else "train",
+            "seed": seed,
+            "notes": notes + refused,
+            "models": _fit_all(jobs_list, work, base, jobs, keep_points),
+        }
+        card |= _fit_others(table, jobs_list, work, seed)
+        if not card["models"] and not card["others"]:
+            raise NoDataError(
+                "no model could be fitted: " + ("; ".join(card["notes"]) or "no usable rows")
+            )
+        (work / "card.json").write_text(json.dumps(card, indent=1))
+        _replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return card
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ridgecast")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _replace(work: Path, target: Path) -> None:
+    work.chmod(0o755)
+    if target.exists():
+        old = target.with_name(f".{target.name}-old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        work.rename(target)
+
+
+def _usable(table: Table) -> npt.NDArray[np.bool_]:
+    """Rows of library GEMMs with a valid time."""
+    is_gemm = np.asarray(table["op"]) == "gemm"
+    library = np.isin(np.asarray(table["kernel"]).astype(str), ("library", ""))
+    return is_gemm & library & np.asarray(table["valid"], bool) & (table["time_s"] > 0)
+
+
+def _jobs(table: Table) -> tuple[list[_Job], list[str]]:
+    """Split usable rows by device, format and collection; repeats of a point become their median."""
+    table = select(table, np.flatnonzero(_usable(table)))
+    found: list[_Job] = []
+    refused: list[str] = []
+    rows = len(table["m"])
+    if not rows:
+        return found, refused
+    code = np.zeros(rows, np.int64)
+    for name in ("hardware", "dtype", "collection"):
+        codes, values = factorize(table[name])
+        code = code * len(values) + codes
+    for one in np.unique(code):
+        at = np.flatnonzero(code == one)
+        first = at[0]
+        label = f"{table['hardware'][first]} {table['dtype'][first]}"
+        try:
+            device = get(str(table["hardware"][first]))
+            device.rate(find_dtype(str(table["dtype"][first])))
+        except RidgecastError as error:
+            refused.append(f"{label}: {error}")
+            continue
+        shapes, time = _median(table, at)
+        if len(time) < LEAST_ROWS:
+            refused.append(f"{label}: {len(time)} points, need {LEAST_ROWS} to hold any out")
+            continue
+        found.append(
+            _Job(
+                device.name,
+                str(table["dtype"][first]),
+                str(table["collection"][first]),
+                str(table["launch"][first]),
+                bool(table["sustained"][first]),
+                str(table["licence"][first]),
+                tuple(sorted({Path(str(f)).name for f in set(table["source_file"][at].tolist())})),
+                shapes,
+                time,
+            )
+        )
+    return found, refused
+
+
+def _median(table: Table, at: npt.NDArray[np.int64]) -> tuple[Shapes, npt.NDArray[np.float64]]:
+    sizes = np.stack([np.asarray(table[c][at], float) for c in ("m", "n", "k", "batch")], axis=1)
+    unique, inverse, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    time = np.asarray(table["time_s"][at], float)
+    inverse = inverse.ravel()
+    order = np.lexsort((time, inverse))
+    start = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    ranked = time[order]
+    middle = 0.5 * (ranked[start + (counts - 1) // 2] + ranked[start + counts // 2])
+    return Shapes(*(unique[:, i] for i in range(4))), middle
+
+
+def _fit_all(
+    jobs_list: list[_Job], work: Path, options: FitOptions, jobs: int | None, keep: bool
+) -> list[dict[str, Any]]:
+    """Fit every job, in processes when there are several."""
+    import os
+
+    count = min(len(jobs_list), jobs or os.cpu_count() or 1)
+    if count <= 1:
+        fast = replace(options, threads=os.cpu_count() or 1)
+        return [_fit_one(job, work, fast, keep) for job in jobs_list]
+    from multiprocessing import get_context
+
+    # one BLAS thread a process, or the processes fight for the cores
+    previous = {key: os.environ.get(key) for key in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            futures: list[Future[dict[str, Any]]] = [
+                pool.submit(_fit_one, job, work, options, keep) for job in jobs_list
+            ]
+            return [future.result() for future in futures]
+    finally:
+        for key, value in previous.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def _fit_one(job: _Job, work: Path, options: FitOptions, keep: bool) -> dict[str, Any]:
+    model, held = fit_time_model(job.shapes, job.time, job.dtype, get(job.hardware), options)
+    scores = score_rows(held)
+    line = {
+        "folder": f"time/{job.slug}",
+        "hardware": job.hardware,
+        "dtype": job.dtype,
+        "collection": job.collection,
+        "launch": job.launch,
+        "sustained": job.sustained,
+        "rows": len(job.time),
+        "licence": job.licence,
+        "files": list(job.files),
+        "scores": scores,
+    }
+    model.card.update(line)
+    folder = work / line["folder"]
+    folder.mkdir(parents=True)
+    save_time_model(model, folder)
+    if keep:
+        s = job.shapes
+        one = s.batch == 1
+        np.savez_compressed(
+            folder / "measured.npz",
+            m=s.m[one].astype(np.int64),
+            n=s.n[one].astype(np.int64),
+            k=s.k[one].astype(np.int64),
+            time_s=job.time[one],
+        )
+    print(f"fitted {job.hardware} {job.dtype} ({len(job.time)} rows)", file=sys.stderr)
+    return line
+
+
+def _fit_others(table: Table, jobs: list[_Job], work: Path, seed: int) -> dict[str, Any]:
+    """Fit the prior, the configuration model and the power model, where the rows allow."""
+    others: list[str] = []
+    notes: dict[str, str] = {}
+    valid = np.asarray(table["valid"], bool)
+    clblast = valid & (np.asarray(table["kernel"]).astype(str) == "clblast")
+    if clblast.sum() >= LEAST_ROWS:
+        from .config_train import train_config_model
+
+        try:
+            train_config_model(
+                select(table, np.flatnonzero(clblast)), work / "clblast_sgemm", seed=seed
+            )
+            others.append("clblast_sgemm")
+        except RidgecastError as error:
+            notes["clblast_sgemm"] = str(error)
+    if (np.asarray(table["power_valid"], bool) & _usable(table)).sum() >= 100:
+        from .power_fit import fit_power
+
+        try:
+            # the table stays in file order: the fit needs to know what ran before each row
+            power = fit_power(select(table, np.flatnonzero(_usable(table))), seed=seed)
+            (work / "power").mkdir()
+            power.save(work / "power" / "card.json")
+            others.append("power")
+        except RidgecastError as error:
+            notes["power"] = str(error)
+    bursts = [job for job in jobs if not job.sustained and job.launch != "stream"]
+    if len({job.hardware for job in bursts}) > 1:
+        from .prior import fit_prior, save_prior
+
+        prior = fit_prior(
+            [(job.hardware, job.dtype, job.shapes, job.time) for job in bursts], seed=seed
+        )
+        (work / "prior").mkdir()
+        save_prior(prior, work / "prior")
+        others.append("prior")
+    return {"others": others, "other_notes": notes}
