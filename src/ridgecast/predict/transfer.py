@@ -183,8 +183,9 @@ def _constants(same: Sequence[Rows], rng: np.random.Generator) -> tuple[F64, lis
 def fit_prior(tables: Sequence[Rows], *, warpgroup: bool, seed: int = 0, most: int = 6000) -> Prior:
     """Learn a prior for devices of one kind (see `Device.warpgroup`) from measured tables.
 
-    Constants, shared within a kind, are the mean of fits to several draws of 400 rows a device; the correction from at most
-    `most` rows of each device of both kinds, families weighing alike and the other kind a tenth.
+    Constants, shared within a kind, are the mean of fits to several draws of 400 rows a device;
+    the correction learns from at most `most` rows of each device of both kinds, families weighing
+    alike and the other kind a tenth.
     Raises ValueError when no table is of the wanted kind.
     """
     if not any(t.device.warpgroup == warpgroup for t in tables):
