@@ -245,7 +245,9 @@ def test_accuracy_passes_its_folders(monkeypatch, tmp_path):
     done = run("accuracy", "--model", tmp_path, "--data", tmp_path, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == rows
-    assert calls[0][1] == {"model": tmp_path, "data": tmp_path, "out": None}
+    assert calls[0][1] == {
+        "model": tmp_path, "data": [tmp_path], "out": None, "splits": None,
+    }  # fmt: skip
     assert run("accuracy", "--data", tmp_path / "none").exit_code == 2
 
 

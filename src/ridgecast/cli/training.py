@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import SpecError
 from .options import Json, Model
-from .output import document, plain, write_json
+from .output import document, write_json
 
 __all__ = ["accuracy", "train"]
 
@@ -49,20 +49,47 @@ def train(
 
 def accuracy(
     model: Model = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of measured tables.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Measured tables or folders of them; repeatable.")
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More tables.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --data and no --model: random, unseen_shape, off_grid, frontier or "
+            "unseen_device; repeatable, by default all."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for accuracy.json and accuracy.md.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score on held-out groups, next to roofline and floor."""
+    """Score on held-out groups, next to roofline and floor.
+
+    Without --data, the scores that the models' cards hold. With it, they are computed again: of
+    --model on rows that it was not trained on, else by training on the rest of each split.
+    """
     from ..accuracy import run
 
-    if data is not None and not data.exists():
-        raise SpecError(f"--data: {data} does not exist")
-    result = run(model=model, data=data, out=out)
+    paths = [*(data or []), *(more or [])]
+    for path in paths:
+        if not path.exists():
+            raise SpecError(f"--data: {path} does not exist")
+    result = run(model=model, data=paths or None, out=out, splits=split)
     if json:
         return write_json(result)
-    from .render import print_rows
+    return _show(result)
 
-    return print_rows([plain(row) for row in result.rows])
+
+def _show(result: Any) -> None:
+    """Print one table for each target; what could not be scored, and notes, go to stderr."""
+    typer.echo(result.to_markdown(compact=True), nl=False)
+    for row in result.rows:
+        if row["status"] != "ok":
+            name = " ".join(str(row[key]) for key in ("hardware", "dtype", "split"))
+            typer.echo(f"not scored: {name}: {row['reason']}", err=True)
+    for note in result.meta["notes"]:
+        typer.echo(note, err=True)

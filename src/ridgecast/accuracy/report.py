@@ -1,0 +1,190 @@
+"""The accuracy table as a value: its rows, its JSON and its Markdown.
+
+Owns the columns that every row has and how they are shown to people. Must not know where a score
+came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .floor import floor_of, power_floor
+
+__all__ = ["COLUMNS", "SPLIT_ORDER", "AccuracyReport", "row"]
+
+SCHEMA_VERSION = 1
+COLUMNS = (
+    "target", "hardware", "dtype", "collection", "split", "bucket", "rows", "mape", "median", "p90",
+    "worst", "bias", "r2_log", "coverage", "width", "roofline_mape", "roofline_median",
+    "derated_mape", "derated_median", "floor", "floor_median", "error_over_floor", "status",
+    "reason",
+)  # fmt: skip
+SPLIT_ORDER = (
+    "random", "unseen_shape", "off_grid", "frontier", "unseen_config", "unseen_device",
+    "unseen_dtype", "held_out",
+)  # fmt: skip
+_COMPACT = {
+    "hardware": "device", "dtype": "dtype", "collection": "collection", "split": "split",
+    "rows": "rows", "mape": "MAPE",
+    "median": "median", "p90": "p90", "coverage": "90 % interval holds",
+    "roofline_mape": "plain roofline", "derated_mape": "derated roofline", "floor": "label floor",
+}  # fmt: skip
+_BASELINES = {
+    "roofline_mape": "always the board's limit", "derated_mape": "always the median label",
+}  # fmt: skip
+_TITLES = {
+    "time": "Time of library GEMMs", "time_config": "Time of CLBlast SGEMM configurations",
+    "power": "Board power", "energy": "Energy",
+}  # fmt: skip
+_SHARES = {
+    "mape", "median", "p90", "coverage", "bias", "roofline_mape", "roofline_median",
+    "derated_mape", "derated_median", "floor", "floor_median",
+}  # fmt: skip
+_NOTES = {
+    "time": "Errors are |predicted / measured - 1|. `random`: single rows held out; "
+    "`unseen_shape`: whole (n, k) pairs; `off_grid`: neither the n nor the k value was ever seen; "
+    "`frontier`: the largest tenth by operations. The derated roofline has one factor fitted on "
+    "the same training rows. The label floor is the mean difference of two versions of one "
+    "framework at the same point.",
+    "time_config": "`unseen_config`: whole compiled kernels held out on every device at once.",
+    "power": "Labels are means of sensors that lag, and do not repeat: the label floor is that two "
+    "collections of the same points differ by {least:.0%} to {most:.0%} (median).",
+    "energy": "Energy is power times time, and its labels are those of power.",
+}
+
+
+def row(scores: Mapping[str, Any], **labels: Any) -> dict[str, Any]:
+    """Build a row of the table: COLUMNS in order, null where a score is missing.
+
+    The floor of library GEMM time is looked up, unless `labels` bring one.
+    """
+    found: dict[str, Any] = dict.fromkeys(COLUMNS)
+    found |= {"bucket": "all", "status": "ok", "reason": ""}
+    found |= {key: value for key, value in scores.items() if key in COLUMNS}
+    found |= labels
+    if found["target"] == "time" and found["floor"] is None:
+        sizes: Any = found["bucket"]
+        if sizes == "all" and scores.get("buckets"):
+            sizes = {name: part["rows"] for name, part in scores["buckets"].items()}
+        device, dtype = str(found["hardware"]), str(found["dtype"])
+        found["floor"] = floor_of(device, dtype, sizes)
+        found["floor_median"] = floor_of(device, dtype, sizes, measure="median")
+    for over, under in (("mape", "floor"), ("median", "floor_median")):
+        if found["error_over_floor"] is None and found[over] is not None and found[under]:
+            found["error_over_floor"] = round(found[over] / found[under], 3)
+    unknown = set(found) - set(COLUMNS)
+    if unknown:
+        raise TypeError(f"not columns of the accuracy table: {sorted(unknown)}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyReport:
+    """Scores on held-out rows.
+
+    `rows` are dicts with the keys COLUMNS: errors, coverage and floors are shares (0.03 = 3 %),
+    `width` is the median of high / low, null where unknown. `meta` says what was scored and how.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    meta: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one JSON document."""
+        return {"schema_version": SCHEMA_VERSION, **self.meta, "rows": [dict(r) for r in self.rows]}
+
+    def compact(self) -> list[dict[str, Any]]:
+        """Rows over all sizes, in reading order, with the few columns that the README shows."""
+        kept = _sorted([r for r in self.rows if r["bucket"] == "all"])
+        keys = ("target", *_COMPACT, "status")
+        return [{**{k: r[k] for k in keys}, "collection": _short(r)} for r in kept]
+
+    def to_markdown(self, *, compact: bool = False) -> str:
+        """Return Markdown tables, one per target; compact leaves out sizes and minor columns."""
+        parts: list[str] = []
+        for target, title in _TITLES.items():
+            own = [r for r in self.rows if r["target"] == target]
+            if compact:
+                own = [r for r in own if r["bucket"] == "all" and r["status"] == "ok"]
+                own = [{**r, "collection": _short(r)} for r in own]
+            if not own:
+                continue
+            heads = _COMPACT if compact else {k: k for k in COLUMNS if k != "target"}
+            if compact and target in ("power", "energy"):
+                heads = {**heads, **_BASELINES}
+            least, most = power_floor()
+            note = _NOTES[target].format(least=least, most=most)
+            parts.append(f"**{title}.** {note}\n\n{_table(_sorted(own), heads)}")
+        if self.meta.get("notes") and not compact:
+            parts.append("\n".join(f"- {note}" for note in self.meta["notes"]))
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, folder: str | Path) -> None:
+        """Write accuracy.json and accuracy.md into a folder: to temporary names, then rename."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        for name, content in (("accuracy.json", text), ("accuracy.md", self.to_markdown())):
+            fresh = target / f".{name}.{os.getpid()}"
+            fresh.write_text(content, encoding="utf-8")
+            fresh.replace(target / name)
+
+
+def _short(r: Mapping[str, Any]) -> str:
+    """Return a collection's name without its source and device, which stand in other columns."""
+    parts = str(r["collection"] or "").split("/")
+    kept = [p for p in parts[1:] if p != r["hardware"]] or [p for p in parts if p]
+    return "/".join(kept)
+
+
+def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By device, format, collection, then from the easiest split to the hardest."""
+
+    def key(r: Mapping[str, Any]) -> tuple[Any, ...]:
+        split = str(r["split"])
+        place = SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER)
+        texts = (str(r[name] or "") for name in ("hardware", "dtype"))
+        return (*texts, str(r.get("collection") or ""), place, split)
+
+    return sorted(rows, key=key)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
+    names = [n for n in heads if any(r[n] not in (None, "", "ok") for r in rows)]
+    right = {n for n in names if n == "rows" or any(isinstance(r[n], float) for r in rows)}
+    cells = [[_cell(n, r[n]) for n in names] for r in rows]
+    width = [
+        max(len(c) for c in column)
+        for column in zip([heads[n] for n in names], *cells, strict=True)
+    ]
+    lines = [_line([heads[n] for n in names], names, width, right)]
+    rules = (w + 2 for w in width)
+    lines.append("|" + "|".join("-" * (w - 1) + (":" if n in right else "-")
+                                for n, w in zip(names, rules, strict=True)) + "|")  # fmt: skip
+    lines += [_line(line, names, width, right) for line in cells]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], names: Sequence[str], width: Sequence[int], right: set[str]) -> str:
+    padded = (
+        cell.rjust(w) if n in right else cell.ljust(w)
+        for cell, n, w in zip(cells, names, width, strict=True)
+    )
+    return "| " + " | ".join(padded) + " |"
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if name == "worst":
+        return ", ".join(f"{100 * v:.0f} %" for v in value)
+    if name in _SHARES:
+        return f"{100 * value:.1f} %"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
