@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "CONSTANTS", "NO_POWER_LIMIT", "SPREAD", "START", "Device", "Parts", "Shapes",
+    "CONSTANTS", "NO_POWER_LIMIT", "PHYSICAL_NAMES", "SPREAD", "START", "Device", "Parts", "Shapes",
     "coordinates", "fit_constants", "fit_device", "minimise", "physical_features", "physical_time",
 ]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
 
 CONSTANTS = (
     "rate",  # reachable fraction of the tensor rate
@@ -49,13 +51,14 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 16)
 _CONFIGS: F64 = np.array([(a, b, s) for a, b in _TILES for s in _SPLITS], np.float64)
 _ROTATED = 6.0  # weight matrices that the collector cycles through, so 6 n k bytes must fit in L2
 _K_STEP = 64.0
-_BLEND = 4.0  # p-norm that joins resources which overlap imperfectly
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """Spec values: rate [flop/s], bandwidth [B/s], l2 [B], clock [Hz], power [W].
 
+    `narrow` is how many operations of the format cost the energy of one bf16 operation (2 for
+    8-bit formats, 4 for 4-bit ones: assumed from the ratio of their peak rates).
     `warpgroup` tells whether the tensor cores are fed by asynchronous bulk copies and run from
     shared or tensor memory (wgmma on sm_90, tcgen05 on sm_100/103) rather than by mma.sync
     (sm_80, sm_86, sm_89, sm_120): libraries ship another kind of kernel for either.
@@ -68,19 +71,22 @@ class Device:
     l2: float
     power: float
     warpgroup: bool
+    narrow: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """m, n, k [rows] as float64 and bytes per element of the operands."""
+    """m, n, k [rows] as float64, bytes per element of the operands, and entries of a batch."""
 
     m: F64
     n: F64
     k: F64
     element: float = 2.0
+    batch: F64 | float = 1.0
 
     def __getitem__(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> Shapes:
-        return Shapes(self.m[rows], self.n[rows], self.k[rows], self.element)
+        batch = self.batch[rows] if isinstance(self.batch, np.ndarray) else self.batch
+        return Shapes(self.m[rows], self.n[rows], self.k[rows], self.element, batch)
 
     def __len__(self) -> int:
         return len(self.m)
@@ -108,52 +114,141 @@ def _logistic(x: F64) -> F64:
     return 1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0)))
 
 
-def _norm(*values: F64) -> F64:
-    """(sum v^p)^(1/p): a maximum with rounded corners."""
-    total = values[0] ** _BLEND
-    for v in values[1:]:
-        total = total + v**_BLEND
-    return total ** (1.0 / _BLEND)
+_CHUNK = 8192  # rows at a time: the candidates' temporaries then stay in the CPU's L2
+_FIELDS = ("compute", "l2", "latency", "split_cost", "memory", "miss_b", "miss_a", "tile_m",
+           "tile_n", "split", "waves", "runner_up")  # fmt: skip
 
 
 def physical_time(s: Shapes, d: Device, theta: F64) -> tuple[F64, Parts]:
-    """Time [s] per row of `s` and its parts; `theta` is log of CONSTANTS."""
-    m, n, k = s.m[:, None], s.n[:, None], s.k[:, None]
-    p = dict(zip(CONSTANTS, np.exp(theta), strict=True))
-    a, b, split = (_CONFIGS[None, :, i] for i in range(3))
-    steps = np.ceil(np.ceil(k / _K_STEP) / split)
-    waves = np.ceil(m / a) * np.ceil(n / b) * split / d.sm_count
-    rounds = np.ceil(waves)
-    limits = np.array([d.rate * p["rate"], d.power * p["power"] * 1e12])
-    rate = float(np.sum(limits**-8.0) ** (-1 / 8)) / d.sm_count
-    reuse = np.minimum(1.0, a * b / (a + b) / 64.0) ** p["small_tile"]
-    compute = rounds * steps * (2.0 * a * b * _K_STEP / rate) / reuse
-    per_clock = p["l2"] * d.clock
-    l2 = rounds * steps * (a + b) * _K_STEP * s.element / per_clock
-    l2 = l2 * np.sqrt(np.clip(waves, 1 / 8, 1.0))
-    resident = np.clip(256.0 * 128.0 / (a * b), 1.0, 4.0)
-    latency = np.ceil(waves / resident) * (p["prologue"] + steps * p["step"]) / d.clock
-    bytes_a, bytes_b, bytes_c = s.element * m * k, s.element * n * k, 2.0 * m * n
+    """Time [s] per row of `s` and its parts; `theta` is log of CONSTANTS.
+
+    A candidate (tile, split) takes the 4-norm of compute, L2, latency and memory (resources that
+    overlap imperfectly), plus its split-K reduction; the time is a soft minimum of the best three.
+    Works in microseconds and single precision, by chunks of rows.
+    """
+    rows = len(s)
+    time, table = np.empty(rows), np.empty((len(_FIELDS), rows))
+    p = dict(zip(CONSTANTS, np.exp(theta).tolist(), strict=True))
+    for i in range(0, rows, _CHUNK):
+        part = slice(i, i + _CHUNK)
+        _chunk_time(s[part], d, p, time[part], table[:, part])
+    return time, Parts(*table)
+
+
+def _chunk_time(s: Shapes, d: Device, p: dict[str, float], time: F64, out: F64) -> None:
+    """Fill `time` [rows] and `out` [len(_FIELDS), rows] of one chunk."""
+    bytes_a, bytes_b = s.batch * s.element * s.m * s.k, s.batch * s.element * s.n * s.k
+    bytes_c = s.batch * 2.0 * s.m * s.n
     held = np.log(d.l2 * p["capacity"])
     miss_b = _logistic(p["slope"] * (np.log(_ROTATED * bytes_b + bytes_a + bytes_c) - held))
     miss_a = _logistic(p["slope"] * (np.log(bytes_b + bytes_a + bytes_c) - held))
-    memory = miss_b * bytes_b + miss_a * (bytes_a + bytes_c)
-    memory = memory / (d.bandwidth * p["bandwidth"])
-    cost = p["split"] * 1e-6 * (0.5 + 0.1 * split) + split * m * n * 8.0 / (d.bandwidth * 2.5)
-    cost = np.where(split > 1, cost, 0.0)
-    total = _norm(_norm(compute, l2, latency), memory) + cost
-    best, three = np.argmin(total, 1), np.partition(total, 2, axis=1)[:, :3]
-    three.sort(axis=1)
-    chosen = np.mean(three**-8.0, 1) ** (-1 / 8)
-    time = chosen + 1e-6 + (p["launch"] * 1e3 + miss_b[:, 0] * p["miss"]) / d.clock
-    row = np.arange(len(s))
-    pick = lambda x: x[row, best]  # noqa: E731
-    parts = Parts(
-        pick(compute), pick(l2), pick(latency), pick(cost), memory[:, 0], miss_b[:, 0],
-        miss_a[:, 0], _CONFIGS[best, 0], _CONFIGS[best, 1], _CONFIGS[best, 2], pick(waves),
-        three[:, 2] / three[:, 0],
-    )  # fmt: skip
-    return time, parts
+    stream = (miss_b * bytes_b + miss_a * (bytes_a + bytes_c)) / (d.bandwidth * p["bandwidth"])
+    memory = (stream * 1e6).astype(np.float32)
+    plan = _Candidates(s, d, p, memory, bytes_c)
+    best = plan.search()
+    chosen = plan.soft_minimum()
+    launch = 1e-6 + (p["launch"] * 1e3 + miss_b * p["miss"]) / d.clock
+    time[:] = chosen.astype(np.float64) * 1e-6 + launch
+    tile_m, tile_n, split = _CONFIGS[best].T
+    parts = plan.picked(tile_m, tile_n, split)
+    columns = (*(x * 1e-6 for x in parts[:4]), stream, miss_b, miss_a, tile_m, tile_n, split,
+               parts[4], plan.third / plan.first)  # fmt: skip
+    for row, column in zip(out, columns, strict=True):
+        row[:] = column
+
+
+class _Candidates:
+    """The fastest three of all (tile, split) candidates for a chunk of rows; microseconds."""
+
+    def __init__(
+        self, s: Shapes, d: Device, p: dict[str, float], memory: F32, bytes_c: F64
+    ) -> None:
+        limits = np.array([d.rate * p["rate"], d.power * p["power"] * 1e12 * d.narrow])
+        self.s, self.p = s, p
+        self.sms = float(d.sm_count)
+        self.rate = float(np.sum(limits**-8.0) ** (-1 / 8)) / d.sm_count * 1e-6
+        self.l2 = s.element * _K_STEP / (p["l2"] * d.clock) * 1e6
+        self.step = p["step"] / d.clock * 1e6
+        self.prologue = p["prologue"] / d.clock * 1e6
+        self.memory4 = _fourth(memory)
+        # partial sums in fp32, written and read through the L2 at 2.5 times memory's rate (assumed)
+        self.reduce = (bytes_c * 4.0 / (d.bandwidth * 2.5) * 1e6).astype(np.float32)
+        self.first, self.second, self.third = (
+            np.full(len(s), np.float32(np.inf)) for _ in range(3)
+        )
+
+    def _terms(self, tile_m: Any, tile_n: Any, steps: Any, waves: Any) -> tuple[Any, Any, Any]:
+        """Compute, L2 and latency [us] of one candidate, or of one candidate a row."""
+        rounds = np.ceil(waves)
+        rounds *= steps
+        reuse = np.minimum(1.0, tile_m * tile_n / (tile_m + tile_n) / 64.0) ** self.p["small_tile"]
+        compute = rounds * np.float32(2.0 * tile_m * tile_n * _K_STEP / self.rate / reuse)
+        l2 = np.sqrt(np.clip(waves, np.float32(0.125), np.float32(1.0)))
+        l2 *= rounds
+        l2 *= np.float32(self.l2 * (tile_m + tile_n))
+        resident = np.clip(256.0 * 128.0 / (tile_m * tile_n), 1.0, 4.0)
+        latency = np.ceil(waves * np.float32(1.0 / resident))
+        latency *= steps * np.float32(self.step) + np.float32(self.prologue)
+        return compute, l2, latency
+
+    def search(self) -> npt.NDArray[np.intp]:
+        """Index of the best candidate per row; leaves the best three totals behind."""
+        s = self.s
+        blocks_m = {t: np.ceil(s.m / t) * s.batch / self.sms for t in {a for a, _ in _TILES}}
+        blocks_n = {t: np.ceil(s.n / t) for t in {b for _, b in _TILES}}
+        k_steps = np.ceil(s.k / _K_STEP)
+        steps = {x: np.ceil(k_steps / x).astype(np.float32) for x in _SPLITS}
+        cost = {
+            x: np.float32(self.p["split"] * (0.5 + 0.1 * x)) + self.reduce * np.float32(x)
+            for x in _SPLITS[1:]
+        }
+        best = np.zeros(len(s), np.intp)
+        index = 0
+        for a, b in _TILES:
+            blocks = (blocks_m[a] * blocks_n[b]).astype(np.float32)
+            for x in _SPLITS:
+                compute, l2, latency = self._terms(a, b, steps[x], blocks * np.float32(x))
+                total = _fourth(compute)
+                total += _fourth(l2)
+                total += _fourth(latency)
+                total += self.memory4
+                np.sqrt(total, out=total)
+                np.sqrt(total, out=total)
+                if x > 1:
+                    total += cost[x]
+                best[total < self.first] = index
+                index += 1
+                self._keep(total)
+        return best
+
+    def _keep(self, total: F32) -> None:
+        """Merge totals into the best three."""
+        first = np.minimum(self.first, total)
+        np.maximum(self.first, total, out=total)
+        second = np.minimum(self.second, total)
+        np.maximum(self.second, total, out=total)
+        np.minimum(self.third, total, out=self.third)
+        self.first, self.second = first, second
+
+    def soft_minimum(self) -> F32:
+        """(mean of t^-8 over the best three)^(-1/8): near ties of kernels blend."""
+        mean = sum((self.first / t) ** 8 for t in (self.first, self.second, self.third)) / 3.0
+        return self.first * np.asarray(mean) ** np.float32(-1 / 8)
+
+    def picked(self, tile_m: F64, tile_n: F64, split: F64) -> tuple[F64, ...]:
+        """Compute, L2, latency, split cost [us] and waves of each row's best candidate."""
+        s = self.s
+        waves = np.ceil(s.m / tile_m) * np.ceil(s.n / tile_n) * s.batch * split / self.sms
+        steps = np.ceil(np.ceil(s.k / _K_STEP) / split)
+        compute, l2, latency = self._terms(tile_m, tile_n, steps, waves)
+        cost = self.p["split"] * (0.5 + 0.1 * split) + self.reduce * split
+        return compute, l2, latency, np.where(split > 1, cost, 0.0), waves
+
+
+def _fourth(x: Any) -> Any:
+    square = x * x
+    square *= square
+    return square
 
 
 def minimise(
@@ -266,6 +361,14 @@ def coordinates(s: Shapes, d: Device, time: F64, parts: Parts) -> F64:
         np.log(time / 2e-6), (s.m % 8 == 0) * 1.0,
     ]  # fmt: skip
     return np.stack(columns, 1)
+
+
+PHYSICAL_NAMES = (
+    "share_compute", "share_latency", "share_l2", "share_split", "share_memory", "miss_b",
+    "miss_a", "log_split", "tile_m", "tile_n", "log_waves", "tail", "runner_up", "log_time",
+    "log_clocks",
+)  # fmt: skip
+"""Columns of `physical_features`."""
 
 
 def physical_features(d: Device, time: F64, parts: Parts) -> npt.NDArray[np.float32]:

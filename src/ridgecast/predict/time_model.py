@@ -20,9 +20,10 @@ from ..errors import NoDataError, SpecError
 from ..hardware import Hardware
 from ..kernels.bound import bound_of
 from ..kernels.problem import Problem, problem
+from . import device_physics
 from .conformal import DISTANCES, Conformal, fit_conformal
 from .domain import Domain, folds
-from .features import gemm_features
+from .features import device_of, gemm_features
 from .scores import derating
 from .utilisation import (
     FitOptions,
@@ -43,6 +44,7 @@ _SPLIT_OF = {
     "seen_pair": "random", "unseen_pair": "unseen_shape", "one_off_grid": "off_grid",
     "off_grid": "off_grid", "frontier": "frontier",
 }  # fmt: skip
+_PHYSICS_ROWS = 800
 LEAST_ROWS = 24
 """Rows under which no model is fitted: too few to hold any out."""
 
@@ -72,22 +74,23 @@ class Shapes:
 class TimeModel:
     """Predicts time of library GEMMs of one format on one device, with intervals.
 
-    `tree_share` [len(DISTANCES)] weighs the trees against the network, chosen on held-out folds;
-    `shift` [len(DISTANCES)] is the median held-out log residual. `card` says what it was fitted on.
+    `constants` are the device's physical constants (log, see `device_physics`), fitted first.
+    `tree_share` [len(DISTANCES)] weighs the trees against the smooth half, chosen on held-out
+    folds. `card` says what it was fitted on.
     """
 
+    constants: F64
     utilisation: Utilisation
     domain: Domain
     conformal: Conformal
     tree_share: F64
-    shift: F64
     card: dict[str, Any]
 
     def predict(
         self, shapes: Shapes, dtype: str, hardware: Hardware, level: float = 0.9
     ) -> tuple[F64, F64, F64, I64]:
         """Time, lower, upper [s] and distance class of each row."""
-        features = gemm_features(shapes.problem(dtype), hardware)
+        features = gemm_features(shapes.problem(dtype), hardware, self.constants)
         trees, smooth = self.utilisation.predict(features.values)
         distance = self.domain.distance(*shapes)
         time = features.analytic * np.exp(self._mix(trees, smooth, distance))
@@ -103,7 +106,7 @@ class TimeModel:
 
     def _mix(self, trees: F64, smooth: F64, distance: I64) -> F64:
         share = self.tree_share[distance]
-        return smooth + share * (trees - smooth) + self.shift[distance]
+        return smooth + share * (trees - smooth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +128,20 @@ class HeldOut:
 def _held_out(
     shapes: Shapes, time: F64, dtype: str, hardware: Hardware, options: FitOptions
 ) -> HeldOut:
-    features = gemm_features(shapes.problem(dtype), hardware)
-    y = np.log(time / features.analytic)
-    roofline = bound_of(shapes.problem(dtype), hardware, "cold")
+    p = shapes.problem(dtype)
+    roofline = bound_of(p, hardware, "cold")
     rng = np.random.default_rng(options.seed)
     parts: list[tuple[Any, ...]] = []
     # the folds only need the residuals' spread: a shorter training of the network suffices
     quick = replace(options, network=replace(options.network, epochs=options.fold_epochs))
     for fold in folds(*shapes, rng):
-        fitted = fit_utilisation(features.values[fold.train], y[fold.train], quick)
+        inner = shapes.take(fold.train)
+        constants = fit_physics(inner, time[fold.train], dtype, hardware, options.seed)
+        features = gemm_features(p, hardware, constants)
+        y = np.log(time[fold.train] / features.analytic[fold.train])
+        fitted = fit_utilisation(features.values[fold.train], y, quick)
         trees, smooth = fitted.predict(features.values[fold.test], options.threads)
-        inside = Domain.of(*shapes.take(fold.train))
+        inside = Domain.of(*inner)
         distance = inside.distance(*shapes.take(fold.test))
         if fold.split == "unseen_shape":  # a lone n or k value also counts as this split
             distance = np.maximum(distance, 1)
@@ -150,23 +156,32 @@ def _held_out(
     return HeldOut(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _shares(held: HeldOut) -> tuple[F64, F64]:
-    """Weight of the trees and median residual per distance class, by held-out absolute error."""
+def fit_physics(shapes: Shapes, time: F64, dtype: str, hardware: Hardware, seed: int) -> F64:
+    """Physical constants (log) of the device from at most a few hundred of the rows."""
+    p = shapes.problem(dtype)
+    some = np.random.default_rng(seed).permutation(len(time))[:_PHYSICS_ROWS]
+    points = device_physics.Shapes(
+        p.m[some], p.n[some], p.k[some], 0.5 * (p.a_size + p.b_size), p.batch[some]
+    )
+    return device_physics.fit_device(points, np.log(time[some]), device_of(hardware, dtype))
+
+
+def _shares(held: HeldOut) -> F64:
+    """Weight of the trees per distance class that has the least held-out absolute error."""
     share = np.full(len(DISTANCES), 0.5)
-    shift = np.zeros(len(DISTANCES))
     log_truth = np.log(held.truth / held.analytic)
     for d, name in enumerate(DISTANCES):
         rows = (held.split == _SPLIT_OF[name]) & (held.distance == d)
         if rows.sum() < 20:
             if d:
-                share[d], shift[d] = share[d - 1], 0.0
+                share[d] = share[d - 1]
             continue
         errors: list[float] = []
         for s in _SHARES:
             mix = s * held.trees[rows] + (1.0 - s) * held.smooth[rows]
             errors.append(float(np.abs(np.expm1(mix - log_truth[rows])).mean()))
         share[d] = _SHARES[int(np.argmin(errors))]
-    return share, shift
+    return share
 
 
 def fit_time_model(
@@ -187,11 +202,12 @@ def fit_time_model(
             f"{hardware.name} {dtype}: {len(time)} rows, need at least {LEAST_ROWS} to hold any out"
         )
     held = _held_out(shapes, time, dtype, hardware, o)
-    share, shift = _shares(held)
-    features = gemm_features(shapes.problem(dtype), hardware)
+    share = _shares(held)
+    constants = fit_physics(shapes, time, dtype, hardware, o.seed)
+    features = gemm_features(shapes.problem(dtype), hardware, constants)
     roofline = bound_of(shapes.problem(dtype), hardware, "cold")
     fitted = fit_utilisation(features.values, np.log(time / features.analytic), o)
-    mix = held.smooth + share[held.distance] * (held.trees - held.smooth) + shift[held.distance]
+    mix = held.smooth + share[held.distance] * (held.trees - held.smooth)
     predicted = held.analytic * np.exp(mix)
     residual = np.log(held.truth / predicted)
     spread = np.abs(held.trees - held.smooth)
@@ -200,7 +216,7 @@ def fit_time_model(
     conformal = fit_conformal(*(x[right] for x in calibration))
     low, high = _cross_calibrated(calibration, right, shapes.n[held.row], shapes.k[held.row])
     model = TimeModel(
-        fitted, Domain.of(*shapes), conformal, share, shift,
+        constants, fitted, Domain.of(*shapes), conformal, share,
         {"dtype": dtype, "hardware": hardware.name, "rows": len(time), "seed": o.seed,
          "derating": round(derating(time, roofline), 5)},
     )  # fmt: skip
@@ -232,17 +248,17 @@ def _cross_calibrated(
 
 
 def save_time_model(model: TimeModel, folder: Path) -> None:
-    """Write model.txt.xz, network.npz and card.json into an existing folder."""
+    """Write model.txt.xz, smooth.npz and card.json into an existing folder."""
     (folder / "model.txt.xz").write_bytes(pack_booster(model.utilisation.text))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **model.utilisation.to_arrays())
-    (folder / "network.npz").write_bytes(buffer.getvalue())
+    (folder / "smooth.npz").write_bytes(buffer.getvalue())
     card = {
         **model.card,
         "domain": model.domain.to_dict(),
         "conformal": model.conformal.to_dict(),
+        "constants": dict(zip(device_physics.CONSTANTS, model.constants.tolist(), strict=True)),
         "tree_share": model.tree_share.tolist(),
-        "shift": model.shift.tolist(),
     }
     (folder / "card.json").write_text(json.dumps(card, separators=(",", ":")))
 
@@ -252,15 +268,15 @@ def load_time_model(folder: Path) -> TimeModel:
     card = read_card(folder / "card.json")
     try:
         text = unpack_booster((folder / "model.txt.xz").read_bytes())
-        with np.load(folder / "network.npz", allow_pickle=False) as arrays:
+        with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
             utilisation = rebuild(text, {key: arrays[key] for key in arrays.files})
         parts: Mapping[str, Any] = card
         return TimeModel(
+            np.array([parts["constants"][name] for name in device_physics.CONSTANTS], float),
             utilisation,
             Domain.from_dict(parts["domain"]),
             Conformal.from_dict(parts["conformal"]),
             np.asarray(parts["tree_share"], float),
-            np.asarray(parts["shift"], float),
             {k: v for k, v in card.items() if k not in ("domain", "conformal")},
         )
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -1,15 +1,15 @@
 """The learned half of a time prediction: log(measured / analytic) of library GEMMs.
 
-Owns one model: boosted trees for the jumps that a library's kernel choice makes, a small network
-for what is smooth between them, averaged. Knows features as columns and nothing of files but its
-own state.
+Owns one model of two halves: boosted trees for the jumps that a library's kernel choice makes, and
+for what is smooth between them a small network or, where rows are few, a Gaussian process. Knows
+features as columns and nothing of files but its own state.
 """
 
 from __future__ import annotations
 
 import lzma
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..errors import SpecError
 from .features import NAMES, TREE_ONLY
+from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
 
 __all__ = ["FitOptions", "Utilisation", "fit_utilisation", "pack_booster", "unpack_booster"]
@@ -24,6 +25,18 @@ __all__ = ["FitOptions", "Utilisation", "fit_utilisation", "pack_booster", "unpa
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 SMOOTH = np.array([i for i, name in enumerate(NAMES) if name not in TREE_ONLY])
+# what the Gaussian process sees: sizes, shares, residency, tails of common tiles, waste
+COORDINATES = np.array([
+    NAMES.index(name) for name in (
+        "log_m", "log_n", "log_k", "share_compute", "share_latency", "share_memory", "miss_b",
+        "tail_128x128", "tail_64x128", "tail_256x128", "tail_128x256", "waste_m64", "waste_n128",
+        "log_split", "log_time", "m_by_8",
+    )
+])  # fmt: skip
+FEW_ROWS = 2048
+"""Rows up to which the smooth half is a Gaussian process: exact, and still affordable."""
+_SMALL_TREES = {"num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 4}
+_SMALL_ROUNDS = 300
 _UNUSED = (
     "split_gain", "internal_value", "internal_weight", "internal_count", "leaf_weight",
     "leaf_count", "tree_sizes",
@@ -46,20 +59,21 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """Trees and network that each predict log(time / analytic)."""
+    """Trees and a smooth half that each predict log(time / analytic)."""
 
     booster: Any
-    network: Mlp
+    smooth: Mlp | GaussianProcess
     text: str
 
     def predict(self, x: F32, threads: int = 1) -> tuple[F64, F64]:
-        """Trees' and network's log ratio per row of x [rows, features]."""
+        """Log ratio per row of x [rows, features] by the trees and by the smooth half."""
         trees = self.booster.predict(x, num_threads=threads)
-        return np.asarray(trees), self.network.predict(x[:, SMOOTH]).astype(np.float64)
+        columns = SMOOTH if isinstance(self.smooth, Mlp) else COORDINATES
+        return np.asarray(trees), self.smooth.predict(x[:, columns]).astype(np.float64)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the network's state; the trees travel as text (`pack_booster`)."""
-        return self.network.to_arrays()
+        """Return the smooth half's state; the trees travel as text (`pack_booster`)."""
+        return {**self.smooth.to_arrays()}
 
 
 def fit_utilisation(x: F32, y: F64, options: FitOptions | None = None) -> Utilisation:
@@ -67,26 +81,21 @@ def fit_utilisation(x: F32, y: F64, options: FitOptions | None = None) -> Utilis
     import lightgbm as lgb
 
     o = options or FitOptions()
-    rows = len(y)
-    # small tables: fewer, smaller trees and as many network steps as a large table gets
-    leaves = int(np.clip(rows // 20, 7, o.leaves))
+    few = len(y) <= FEW_ROWS
+    large = {"num_leaves": o.leaves, "learning_rate": o.step, "min_data_in_leaf": o.min_leaf}
     parameters = {
-        "objective": "regression", "num_leaves": leaves, "learning_rate": o.step,
-        "min_data_in_leaf": min(o.min_leaf, max(2, rows // 40)), "bagging_fraction": 0.8,
-        "bagging_freq": 1, "feature_fraction": 0.5, "verbosity": -1, "seed": o.seed,
-        "num_threads": o.threads, "deterministic": True, "force_row_wise": True,
+        "objective": "regression", "bagging_fraction": 0.8, "bagging_freq": 1,
+        "feature_fraction": 0.5, "verbosity": -1, "seed": o.seed, "num_threads": o.threads,
+        "deterministic": True, "force_row_wise": True, **(_SMALL_TREES if few else large),
     }  # fmt: skip
     data = lgb.Dataset(x, y, feature_name=list(NAMES), free_raw_data=True)
-    text = lgb.train(parameters, data, o.trees).model_to_string()
-    network = o.network
-    if rows < 8192:
-        # as many steps as a table of 8192 rows would take, on smaller batches, stronger decay
-        batch = max(16, min(network.batch, rows // 8))
-        steps = network.epochs * 8192 // network.batch
-        network = replace(network, epochs=max(1, steps * batch // rows), batch=batch, decay=1e-2)
-    smooth = fit_mlp(x[:, SMOOTH], y, np.random.default_rng(o.seed), network)
-    packed = slim(text)
-    return Utilisation(_booster(packed), smooth, packed)
+    text = slim(lgb.train(parameters, data, _SMALL_ROUNDS if few else o.trees).model_to_string())
+    rng = np.random.default_rng(o.seed)
+    if few:
+        smooth: Mlp | GaussianProcess = fit_gp(x[:, COORDINATES].astype(np.float64), y, rng)
+    else:
+        smooth = fit_mlp(x[:, SMOOTH], y, rng, o.network)
+    return Utilisation(_booster(text), smooth, text)
 
 
 def slim(text: str) -> str:
@@ -132,13 +141,14 @@ def unpack_booster(data: bytes) -> str:
 def rebuild(text: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Utilisation:
     """Rebuild from text and the network's arrays. Raises SpecError when either is damaged."""
     try:
-        network = Mlp.from_arrays(arrays)
+        kind = GaussianProcess if "dual" in arrays else Mlp
+        smooth = kind.from_arrays(arrays)
     except (KeyError, ValueError) as error:
-        raise SpecError(f"network.npz lacks or garbles {error}") from error
+        raise SpecError(f"smooth.npz lacks or garbles {error}") from error
     booster = _booster(text)
     if booster.num_feature() != len(NAMES):
         raise SpecError(
             f"model.txt.xz has {booster.num_feature()} features, this version uses {len(NAMES)}; "
             "train it again"
         )
-    return Utilisation(booster, network, text)
+    return Utilisation(booster, smooth, text)
