@@ -190,9 +190,10 @@ def explain(  # noqa: PLR0913, PLR0917
     result = run(work, device, config=build_config(columns), model=model, what_if=changes)
     if json:
         return write_json(result)
-    from .render import print_rows
+    from .render import print_result
 
-    return print_rows(
+    return print_result(
+        result,
         [plain(row) for row in result.rows],
         title=f"{op} {shape} {work.dtype} on {device.name}",
     )
@@ -226,7 +227,9 @@ def tune(  # noqa: PLR0913, PLR0917
         if isinstance(found, dict) and isinstance(found.get("rows"), list):
             found["rows"] = found["rows"][:top]
         return write_json(found)
-    from .render import print_rows
+    from .render import print_result
 
     title = f"{op} {shape} {work.dtype} on {device.name}, best {objective} first"
-    return print_rows([plain(row) for row in result.rows[:top]], title=title)
+    hidden = {"energy_low_j", "energy_high_j", "basis"} | ({"edp_j_s"} - {f"{objective}_j_s"})
+    shown = [{k: v for k, v in plain(r).items() if k not in hidden} for r in result.rows[:top]]
+    return print_result(result, shown, title=title)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..units import format_quantity
 
-__all__ = ["cell", "print_card", "print_rows", "print_text"]
+__all__ = ["cell", "print_card", "print_result", "print_rows", "print_text"]
 
 # suffix of a key -> dimension; the longest suffix that fits wins
 _DIMENSIONS = {
@@ -38,6 +38,8 @@ def cell(key: str, value: Any) -> str:
         return str(value)
     if key == "share" or key.endswith(("_share", "utilisation", "coverage", "mape", "_error")):
         return f"{100 * value:.1f} %"
+    if key.endswith("_j_s"):
+        return f"{value:.3g} J s"
     for suffix, dimension in _DIMENSIONS.items():
         if key.endswith(suffix):
             return format_quantity(float(value), dimension)
@@ -88,6 +90,7 @@ def print_rows(
     from rich.table import Table
 
     names = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
+    names.sort(key=lambda name: name == "why")  # the longest text last
     names = [name for name in names if any(not _missing(row.get(name)) for row in rows)]
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
@@ -98,9 +101,26 @@ def print_rows(
     _console().print(table)
 
 
+def print_result(result: Any, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Print an explanation or a ranking: its sentences, its rows, further tables, its notes."""
+    prediction, sentence = getattr(result, "prediction", None), getattr(result, "sentence", "")
+    if prediction is not None:
+        print_text(f"{title}: {prediction}")
+    if sentence:
+        print_text(sentence)
+    print_rows(rows, title="" if prediction is not None else title)
+    for name, table in getattr(result, "sections", {}).items():
+        print_rows(table, title=name)
+    fixed = getattr(result, "fixed", None)
+    if fixed:
+        print_text("the same in every row: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
+    for note in getattr(result, "notes", ()):
+        print_text(f"- {note}")
+
+
 def _heading(name: str) -> str:
     """Heading of a column: its key without the unit, which stands in the cells."""
-    for suffix in _DIMENSIONS:
+    for suffix in ("_j_s", *_DIMENSIONS):
         if name.endswith(suffix):
             rate = {"_bytes_per_s": " bandwidth", "_flops_per_s": " rate"}.get(suffix, "")
             return name.removesuffix(suffix) + rate

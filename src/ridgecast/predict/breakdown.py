@@ -29,8 +29,9 @@ from ..units import format_quantity
 from .power import PowerModel, utilisations
 from .prediction import Prediction
 
-__all__ = ["Kernel", "Part", "energy_parts", "kernel_of", "time_parts"]
+__all__ = ["BEYOND", "Kernel", "Part", "energy_parts", "kernel_of", "time_parts"]
 
+DUST = 1e-12  # a share that is the rounding of a difference, not a part
 BEYOND = "beyond_the_physics"
 _LEVELS = {
     "memory": ("memory", "memory_bytes"),
@@ -167,7 +168,7 @@ def time_parts(
     return tuple(
         Part(key, value, value / time, reason)
         for key, (value, reason) in found.items()
-        if value > 0.0
+        if value > DUST * time
     ), factor
 
 

@@ -17,7 +17,7 @@ from ..hardware import Hardware, resolve
 from ..ops import Gemm
 from ..units import format_quantity
 from .batch import predict_table
-from .breakdown import Kernel, Part, energy_parts, kernel_of, time_parts
+from .breakdown import BEYOND, Kernel, Part, energy_parts, kernel_of, time_parts
 from .bundle import Bundle, open_bundle
 from .prediction import Prediction, predict
 
@@ -344,23 +344,23 @@ _PLAIN = {
     "fixup": "joining the partial sums of a divided k",
     "prologue": "the end of the pipeline, where nothing is left to overlap",
     "launch": "the fixed cost of starting a kernel: the work itself is shorter",
-    "beyond_the_physics": "what real runs lose beyond the analytic kernel, which does not explain it",
+    "beyond_the_physics": "what real runs lose beyond the analytic kernel, unexplained",
 }
 
 
 def _sentence(prediction: Prediction, kernel: Kernel, parts: Sequence[Part]) -> str:
     """Say what limits, in plain words."""
-    largest = max(parts, key=lambda p: p.value)
+    ranked = sorted(parts, key=lambda p: -p.value)
     facts = _facts(kernel)
-    small = ""
-    if facts["blocks"] < facts["blocks_per_sm"] and facts["waves"] < 1.0:
-        small = " There are fewer blocks than one SM could hold."
-    elif facts["waves"] < 1.0:
-        small = f" The blocks fill {100 * facts['waves']:.0f} % of one wave."
-    return (
-        f"{prediction.limiter}-limited at {100 * prediction.utilisation:.1f} % of the speed of "
-        f"light; the largest part, {100 * largest.share:.1f} %, is {_PLAIN[largest.name]}.{small}"
+    text = (
+        f"{100 * prediction.utilisation:.1f} % of the speed of light; the largest part of the "
+        f"time, {100 * ranked[0].share:.1f} %, is {_PLAIN[ranked[0].name]}"
     )
+    if ranked[0].name == BEYOND and len(ranked) > 1:
+        text += f"; then, with {100 * ranked[1].share:.1f} %, {_PLAIN[ranked[1].name]}"
+    if facts["waves"] < 1.0:
+        text += f"; the blocks fill {100 * facts['waves']:.0f} % of one wave"
+    return text + "."
 
 
 def _notes(prediction: Prediction, scale: float, power: Mapping[str, float]) -> list[str]:

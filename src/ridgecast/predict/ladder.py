@@ -112,6 +112,8 @@ def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     model = bundle.time_model(entry)
     reference = _reference(entry.hardware) or q.hardware
     time, low, high, distance = model.predict(shapes, q.dtype, reference, q.level)
+    # before any ratio: a counterfactual starts from the time that it is compared with
+    time, low, high, hit = _measured(bundle, entry, shapes, (time, low, high))
     if q.hardware != reference or q.cache != "hot":
         ratio = _ratio(q, shapes, reference)
         grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
@@ -120,20 +122,26 @@ def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
             time * ratio, low * ratio / grow, high * ratio * grow, floor, "transferred", reason
         )
     times = Times.of(time, low, high, floor, "learned", f"collection {entry.collection}")
-    outside = distance == len(DISTANCES) - 1
-    exact = bundle.measured(entry)
-    if exact is not None:
-        found = exact.find(shapes)
-        hit = np.isfinite(found)
-        width = [edge[hit] / times.time[hit] for edge in (times.low, times.high)]
-        times.time[hit] = found[hit]
-        times.low[hit], times.high[hit] = (found[hit] * w for w in width)
-        times.low[hit] = np.minimum(times.low[hit], found[hit])
-        times.high[hit] = np.maximum(times.high[hit], found[hit])
-        times.basis[hit] = "measured"
-        outside &= ~hit
+    times.time[hit] = time[hit]  # as measured, be it below our bound
+    times.basis[hit] = "measured"
+    outside = (distance == len(DISTANCES) - 1) & ~hit
     times.basis[outside & (shapes.batch > 1)] = "transferred"  # no batched row was measured
     return times
+
+
+def _measured(
+    bundle: Bundle, entry: Entry, shapes: Shapes, learned: tuple[F64, F64, F64]
+) -> tuple[F64, F64, F64, npt.NDArray[np.bool_]]:
+    """Put measured times in place of learned ones, their intervals moved along; and where."""
+    time, low, high = learned
+    exact = bundle.measured(entry)
+    if exact is None:
+        return time, low, high, np.zeros(len(time), bool)
+    found = exact.find(shapes)
+    hit = np.isfinite(found)
+    now = np.where(hit, found, time)
+    scale = now / time
+    return now, np.minimum(low * scale, now), np.maximum(high * scale, now), hit
 
 
 def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
