@@ -172,6 +172,23 @@ def test_a_better_device_is_never_slower(model, change, dtype):
     assert (times[1] <= times[0] * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_better_device_is_never_slower_for_a_configuration(model, change):
+    rows = synthetic_configurations()
+    table = {c: x for c, x in rows.items() if c != "time_s"}
+    count = len(rows["m"])
+    for name, text in (("op", "gemm"), ("dtype", "fp32"), ("kernel", "clblast")):
+        table[name] = np.full(count, text, dtype=object)
+    device = get("rtx_3090")
+    times = []
+    for hw in (device, device.what_if(change)):
+        table["hardware"] = np.full(count, hw.name, dtype=object)
+        done = predict_table(table, model=model, hardware={hw.name: hw})
+        assert (done["status"] == "ok").all() and (done["time_s"] >= done["bound_s"]).all()
+        times.append(done["time_s"])
+    assert (times[1] <= times[0] * (1 + 1e-9)).all()
+
+
 def test_what_if_is_each_alone_then_all_and_predicted_again(model):
     op, changes = Gemm(16, 8192, 8192), {"memory.bandwidth": "+20%", "l2.bandwidth": "+50%"}
     e = explain(op, "h200_sxm", model=model, what_if=changes)

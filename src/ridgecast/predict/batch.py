@@ -263,14 +263,15 @@ def _clblast(
     bundle: Bundle,
 ) -> tuple[npt.NDArray[np.int64], Shapes]:
     """Fill times of CLBlast configurations by their own model; return the rows that got one."""
+    from .config_whatif import predict_configurations
+
     model = bundle.configurations()
     if model is None:
         raise UnsupportedError(f"{bundle.path} holds no model of CLBlast configurations")
     table: Table = {name: values[rows] for name, values in config.items()}
     table |= {"m": shapes.m, "n": shapes.n, "k": shapes.k}
-    table["hardware"] = np.full(len(rows), q.hardware.name, dtype=object)
     table["dtype"] = np.full(len(rows), q.dtype, dtype=object)
-    done = model.predict_batch(table, level=q.level, hardware={q.hardware.name: q.hardware})
+    done = predict_configurations(model, table, q.hardware, q.level)
     for name in ("time_s", "time_low_s", "time_high_s", "bound_s", "basis", "status", "reason"):
         out[name][rows] = done[name]
     ok = np.asarray(done["status"]) == "ok"
