@@ -204,6 +204,14 @@ def test_what_if_is_each_alone_then_all_and_predicted_again(model):
         explain(op, "h200_sxm", model=model, what_if={"memory.bandwith": "+20%"})
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2**31 - 1, 1, 1), (7, 2**31 - 1, 3), (10**5,) * 3])
+def test_the_smallest_and_largest_shapes(model, shape):
+    e = explain(Gemm(*shape), "h200_sxm", model=model, what_if={"clock": "+10%"})
+    assert whole(e.time) == pytest.approx(e.prediction.time, rel=1e-9)
+    assert e.what_if[0]["ratio"] <= 1.0
+    json.dumps(e.to_dict(), allow_nan=False)
+
+
 def test_nearest_points_with_and_without_times(model, tmp_path):
     import shutil
 
@@ -298,6 +306,8 @@ def test_refusals(model):
         tune(Gemm(128, 128, 128, dtype="nvfp4"), "h200_sxm", model=model)
     with pytest.raises(UnsupportedError, match="fp32 only"):
         tune(Gemm(128, 128, 128), "h200_sxm", kernel="clblast", model=model)
+    with pytest.raises(NoDataError, match="batch must be 1"):
+        tune(Gemm(8, 8, 8, dtype="fp32", batch=2), "rtx_3090", kernel="clblast", model=model)
     with pytest.raises(UnsupportedError, match="SIMT"):
         tune(op, "h200_sxm", kernel="cutlass_tensor", model=model)
     device = get("rtx_4070")

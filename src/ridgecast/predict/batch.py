@@ -269,7 +269,7 @@ def _clblast(
     if model is None:
         raise UnsupportedError(f"{bundle.path} holds no model of CLBlast configurations")
     table: Table = {name: values[rows] for name, values in config.items()}
-    table |= {"m": shapes.m, "n": shapes.n, "k": shapes.k}
+    table |= {"m": shapes.m, "n": shapes.n, "k": shapes.k, "batch": shapes.batch}
     table["dtype"] = np.full(len(rows), q.dtype, dtype=object)
     done = predict_configurations(model, table, q.hardware, q.level)
     for name in ("time_s", "time_low_s", "time_high_s", "bound_s", "basis", "status", "reason"):

@@ -7,6 +7,7 @@ kernel gives, so that a better device is never slower. Knows no folder.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ..hardware import Hardware, get, names
 from ..kernels import clblast, problem
@@ -26,12 +27,14 @@ def predict_configurations(
 
     A device that `what_if` made from one of the catalogue is answered as `transferred`: the
     catalogue device's time, times the analytic kernel's time on the changed device over that on
-    the other. Raises what `predict_batch` raises.
+    the other. Rows with a batch are refused: none was measured. Raises what `predict_batch` raises.
     """
     rows = len(table["m"])
     base = get(hardware.base_name) if hardware.base_name in names() else hardware
     asked = {**table, "hardware": np.full(rows, base.name, dtype=object)}
     done = model.predict_batch(asked, level=level, hardware={base.name: base})
+    if "batch" in table:
+        _refuse_batches(done, np.asarray(table["batch"]) != 1)
     if base == hardware:
         return done
     ok = np.flatnonzero(np.asarray(done["status"]) == "ok")
@@ -56,3 +59,10 @@ def predict_configurations(
     done["basis"][ok] = "transferred"
     done["reason"][ok] = f"utilisation of {base.name} kept, physics re-predicted"
     return done
+
+
+def _refuse_batches(done: Table, rows: npt.NDArray[np.bool_]) -> None:
+    for name in ("time_s", "time_low_s", "time_high_s", "bound_s"):
+        done[name][rows] = np.nan
+    done["basis"][rows], done["status"][rows] = "", "no_answer"
+    done["reason"][rows] = "no batched run of CLBlast was measured; batch must be 1"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..hardware import Hardware, resolve
-from ..ops import Gemm
+from ..ops.gemm import MAX_DIM, Gemm
 from ..units import format_quantity
 from .batch import predict_table
 from .breakdown import BEYOND, Kernel, Part, energy_parts, kernel_of, time_parts
@@ -232,10 +232,10 @@ def _advice(op: Gemm, device: Hardware, base: Prediction, ask: _Asker) -> list[R
         size = getattr(op, name)
         for multiple in _MULTIPLES:
             new = -(-size // multiple) * multiple
-            if size < new <= size * _MORE_WORK:
+            if size < new <= min(size * _MORE_WORK, MAX_DIM):
                 text = f"pad {name} from {size} to {new}, a multiple of {multiple}"
                 tried.append((text, replace(op, **{name: new}), 1.0))
-    if op.m * 2 < 2**31:
+    if op.m * 2 <= MAX_DIM:
         text = f"batch twice the rows (m = {2 * op.m}); gain per row of D"
         tried.append((text, replace(op, m=2 * op.m), 2.0))
     bits = op.a_format.bits
@@ -353,13 +353,13 @@ def _sentence(prediction: Prediction, kernel: Kernel, parts: Sequence[Part]) -> 
     ranked = sorted(parts, key=lambda p: -p.value)
     facts = _facts(kernel)
     text = (
-        f"{100 * prediction.utilisation:.1f} % of the speed of light; the largest part of the "
+        f"{100 * prediction.utilisation:.3g} % of the speed of light; the largest part of the "
         f"time, {100 * ranked[0].share:.1f} %, is {_PLAIN[ranked[0].name]}"
     )
     if ranked[0].name == BEYOND and len(ranked) > 1:
         text += f"; then, with {100 * ranked[1].share:.1f} %, {_PLAIN[ranked[1].name]}"
     if facts["waves"] < 1.0:
-        text += f"; the blocks fill {100 * facts['waves']:.0f} % of one wave"
+        text += f"; the blocks fill {100 * facts['waves']:.2g} % of one wave"
     return text + "."
 
 
