@@ -19,9 +19,10 @@ __all__ = ["DISTANCES", "SIZE_EDGES", "Conformal", "fit_conformal"]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-DISTANCES = ("seen_pair", "unseen_pair", "one_off_grid", "off_grid", "frontier")
+DISTANCES = ("seen_pair", "unseen_pair", "one_off_grid", "off_grid", "frontier", "outside")
 """How far a shape is from the training shapes, nearest first: its (n, k) pair was seen; both
-values but not the pair; one value unseen; both unseen; more work or a larger size than any."""
+values but not the pair; one value unseen; both unseen; more work or another m than any; an n, a
+k or a batch beyond those seen."""
 
 SIZE_EDGES = (5e-6, 20e-6, 200e-6)
 """Seconds that part the size buckets, by predicted time."""

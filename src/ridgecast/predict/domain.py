@@ -52,10 +52,9 @@ class Domain:
         out = np.where(seen_n & seen_k, _RANK["unseen_pair"], _RANK["one_off_grid"])
         out[~seen_n & ~seen_k] = _RANK["off_grid"]
         out[_member(self.pairs, n * _SHIFT + k)] = _RANK["seen_pair"]
-        far = (m * n * k * batch > self.most_work) | (batch > 1)
-        for x, low, high in zip((m, n, k), self.low, self.high, strict=True):
-            far |= (x < low) | (x > high)
-        out[far] = _RANK["frontier"]
+        beyond = [(x < a) | (x > b) for x, a, b in zip((m, n, k), self.low, self.high, strict=True)]
+        out[(m * n * k * batch > self.most_work) | beyond[0]] = _RANK["frontier"]
+        out[beyond[1] | beyond[2] | (batch > 1)] = _RANK["outside"]
         return out.astype(np.int64)
 
     def excess(self, m: F64, n: F64, k: F64, batch: F64) -> F64:

@@ -124,8 +124,8 @@ def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     times = Times.of(time, low, high, floor, "learned", f"collection {entry.collection}")
     times.time[hit] = time[hit]  # as measured, be it below our bound
     times.basis[hit] = "measured"
-    outside = (distance == len(DISTANCES) - 1) & ~hit
-    times.basis[outside & (shapes.batch > 1)] = "transferred"  # no batched row was measured
+    batched = (distance == DISTANCES.index("outside")) & (shapes.batch > 1) & ~hit
+    times.basis[batched] = "transferred"  # no batched row was measured
     return times
 
 

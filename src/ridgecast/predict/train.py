@@ -28,7 +28,13 @@ from ..store import Table, import_report, select
 from ..store.tables import factorize
 from .bundle import FORMAT
 from .scores import score_rows
-from .time_model import LEAST_ROWS, Shapes, fit_time_model, save_time_model
+from .time_model import (
+    LEAST_ROWS,
+    Shapes,
+    fit_time_model,
+    load_time_model,
+    save_time_model,
+)
 from .utilisation import FitOptions
 
 __all__ = ["train"]
@@ -93,11 +99,12 @@ def train(
             "format": FORMAT,
             "ridgecast": _version(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv[:1] + ["train"]) if sys.argv else "train",
+            "command": " ".join([*sys.argv[:1], "train"]) if sys.argv else "train",
             "seed": seed,
             "notes": notes + refused,
             "models": _fit_all(jobs_list, work, base, jobs, keep_points),
         }
+        card["dtype_transfer"] = dtype_transfer(card["models"], jobs_list, work, seed)
         card |= _fit_others(table, jobs_list, work, seed)
         if not card["models"] and not card["others"]:
             raise NoDataError(
@@ -109,6 +116,35 @@ def train(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return card
+
+
+def dtype_transfer(
+    lines: Sequence[dict[str, Any]], jobs: Sequence[_Job], folder: Path, seed: int
+) -> dict[str, dict[str, float]]:
+    """Factors on the time that hold 90 % of transfers between formats of one device.
+
+    Each time model predicts the measured points of the device's other formats; the 5 % and 95 %
+    quantiles of measured / predicted, over all pairs of formats that share a width or do not.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[npt.NDArray[np.float64]]] = {}
+    by_key = {(j.hardware, j.dtype, j.collection): j for j in jobs}
+    models = [(line, load_time_model(folder / line["folder"])) for line in lines]
+    for line, model in models:
+        for (hardware, dtype, _), job in by_key.items():
+            if hardware != line["hardware"] or dtype == line["dtype"] or job.launch == "stream":
+                continue
+            some = rng.permutation(len(job.time))[:1000]
+            time, *_ = model.predict(job.shapes.take(some), dtype, get(hardware))
+            bits = (find_dtype(dtype).bits, find_dtype(line["dtype"]).bits)
+            kind = "same_width" if bits[0] == bits[1] else "other_width"
+            found.setdefault(kind, []).append(job.time[some] / time)
+    spread: dict[str, dict[str, float]] = {}
+    for kind, parts in found.items():
+        ratios = np.concatenate(parts)
+        low, high = np.quantile(ratios, (0.05, 0.95))
+        spread[kind] = {"low": float(low), "high": float(high), "pairs": float(len(parts))}
+    return spread
 
 
 def _version() -> str:
@@ -140,7 +176,7 @@ def _usable(table: Table) -> npt.NDArray[np.bool_]:
 
 
 def _jobs(table: Table) -> tuple[list[_Job], list[str]]:
-    """Split usable rows by device, format and collection; repeats of a point become their median."""
+    """Split usable rows by device, format and collection; repeats of a point give their median."""
     table = select(table, np.flatnonzero(_usable(table)))
     found: list[_Job] = []
     refused: list[str] = []
@@ -286,6 +322,8 @@ def _fit_others(table: Table, jobs: list[_Job], work: Path, seed: int) -> dict[s
         except RidgecastError as error:
             notes["power"] = str(error)
     bursts = [job for job in jobs if not job.sustained and job.launch != "stream"]
+    # a collection that says it replays graphs has no host time in it
+    bursts = [job for job in bursts if job.launch == "graph"] or bursts
     if len({job.hardware for job in bursts}) > 1:
         from .prior import fit_prior, save_prior
 

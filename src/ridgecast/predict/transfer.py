@@ -30,6 +30,7 @@ from .device_physics import (
 )  # fmt: skip
 from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
+from .utilisation import slim
 
 __all__ = [
     "Calibrated", "Prior", "Rows", "Small", "calibrate", "choose_points", "fit_prior", "fit_small",
@@ -100,11 +101,12 @@ def _boost(
 
     fixed = {"num_threads": 1, "verbosity": -1, "seed": seed, "deterministic": True}
     data = lightgbm.Dataset(x, y, weight=weight)
-    return lightgbm.train({**options, **fixed}, data, num_boost_round=rounds)
+    text = lightgbm.train({**options, **fixed}, data, num_boost_round=rounds).model_to_string()
+    return lightgbm.Booster(model_str=slim(text))  # as it loads
 
 
 def _text(booster: Any) -> npt.NDArray[np.generic]:
-    return np.frombuffer(booster.model_to_string().encode(), np.uint8)
+    return np.frombuffer(slim(booster.model_to_string()).encode(), np.uint8)
 
 
 def _booster(text: npt.NDArray[np.generic]) -> Any:

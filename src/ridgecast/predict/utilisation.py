@@ -51,8 +51,8 @@ class FitOptions:
     leaves: int = 127
     step: float = 0.12
     min_leaf: int = 8
-    network: MlpOptions = field(default_factory=lambda: MlpOptions(epochs=150))
-    fold_epochs: int = 60
+    network: MlpOptions = field(default_factory=lambda: MlpOptions(epochs=120))
+    fold_epochs: int = 30
     threads: int = 1
     seed: int = 0
 
