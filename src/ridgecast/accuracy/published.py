@@ -65,8 +65,8 @@ def _prior(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     scores = card.get("scores", ())
     for part in scores if isinstance(scores, list | tuple) else ():
         labels = {key: part[key] for key in ("hardware", "dtype")}
-        labels |= {"collection": part.get("collection"), "split": part.get("split")}
-        labels["split"] = labels["split"] or "unseen_device"
+        known = part.get("kept") == "family"
+        labels["split"] = "unseen_device (family known)" if known else "unseen_device"
         yield from with_buckets(part, target="time", **labels)
 
 

@@ -44,7 +44,7 @@ LEAST_TEST = 5
 # what a point that a model has not seen is to it, by its distance from the training shapes
 _SPLIT_OF = {
     "seen_pair": "random", "unseen_pair": "unseen_shape", "one_off_grid": "unseen_shape",
-    "off_grid": "off_grid", "frontier": "frontier",
+    "off_grid": "off_grid", "frontier": "frontier", "outside": "frontier",
 }  # fmt: skip
 
 
@@ -194,11 +194,13 @@ def score_splits(
     splits: Sequence[str] | None = None,
     *,
     seed: int = 0,
+    train_rows: int | None = None,
     options: FitOptions | None = None,
     progress: Progress = lambda line: None,
 ) -> tuple[Rows, list[str]]:
     """Score every split of every device, format and collection by training on its rest.
 
+    `train_rows` trains on so many rows of the rest only, drawn at random.
     Returns rows of the accuracy table and notes on what was left out.
     Raises SpecError for a split that is none of DEFAULT_SPLITS, NoDataError without usable rows.
     """
@@ -215,7 +217,7 @@ def score_splits(
             labels = {**points.labels, "split": name}
             progress(f"{points.hardware} {points.dtype} {points.collection}: {name}")
             try:
-                split = make_split(name, points.table, seed=seed)
+                split = _thinned(make_split(name, points.table, seed=seed), train_rows, seed)
                 done = held_out(points, split, seed=seed, options=options)
             except NoDataError as error:
                 rows.append(_unscored(str(error), **labels))
@@ -225,6 +227,16 @@ def score_splits(
     if "unseen_device" in wanted and (several or splits is not None):
         rows += _unseen_devices(groups, seed, progress)
     return rows, notes
+
+
+def _thinned(split: Split, rows: int | None, seed: int) -> Split:
+    """Keep `rows` random training rows of a split."""
+    known = np.flatnonzero(split.train)
+    if rows is None or rows >= len(known):
+        return split
+    train = np.zeros(len(split.train), dtype=bool)
+    train[np.random.default_rng(seed).choice(known, rows, replace=False)] = True
+    return Split(split.name, train, split.test, f"{split.describe}; {rows} rows to learn from")
 
 
 # ------------------------------------------------------------------------- devices held out

@@ -26,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 SPLIT_ORDER = (
     "random", "unseen_shape", "off_grid", "frontier", "unseen_config", "unseen_device",
-    "unseen_dtype", "held_out",
+    "unseen_device (family known)", "unseen_dtype", "held_out",
 )  # fmt: skip
 _COMPACT = {
     "hardware": "device", "dtype": "dtype", "collection": "collection", "split": "split",
