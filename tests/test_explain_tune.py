@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def model(tmp_path_factory):
     """A folder with a time model, its points, and a model of CLBlast configurations."""
     folder = tmp_path_factory.mktemp("trained")
     write_table(folder / "rows.parquet", synthetic_gemms())
-    train([folder / "rows.parquet"], folder / "model", jobs=1, options=SMALL)
+    with patch("os.cpu_count", return_value=1):  # threads on few rows only wait for each other
+        train([folder / "rows.parquet"], folder / "model", jobs=1, options=SMALL)
     configurations = train_config_model(synthetic_configurations(), folds=2, trees=30)
     configurations.save(folder / "model" / "clblast_sgemm")
     return folder / "model"
