@@ -63,15 +63,9 @@ class Conformal:
         """Factors on the time per flat bucket."""
         tail = (1.0 - level) / 2.0
         table = self.quantiles.reshape(-1, len(PROBABILITIES))
-        counts = self.counts.reshape(-1)
-        low = np.empty(len(table))
-        high = np.empty(len(table))
-        for i, (row, n) in enumerate(zip(table, counts, strict=True)):
-            # finite-sample rank (n + 1) of split conformal; Vovk et al. 2005, Lei et al. 2018
-            reach = tail * n / (n + 1.0) if n else tail
-            low[i] = np.interp(reach, PROBABILITIES, row)
-            high[i] = np.interp(1.0 - reach, PROBABILITIES, row)
-        return np.exp(low), np.exp(high)
+        # finite-sample rank (n + 1) of split conformal; Vovk et al. 2005, Lei et al. 2018
+        reach = tail * self.counts.ravel() / (self.counts.ravel() + 1.0)
+        return np.exp(_interpolate(table, reach)), np.exp(_interpolate(table, 1.0 - reach))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists for a card; residuals rounded to 1e-4."""
@@ -89,6 +83,15 @@ class Conformal:
             np.asarray(state["spread_edges"], float),
             np.asarray(state["counts"], np.int64),
         )
+
+
+def _interpolate(table: F64, reach: F64) -> F64:
+    """Quantile of each row of `table` [rows, len(PROBABILITIES)] at its own probability."""
+    at = np.interp(reach, PROBABILITIES, np.arange(len(PROBABILITIES)))
+    left = np.minimum(at.astype(np.int64), len(PROBABILITIES) - 2)
+    rows = np.arange(len(table))
+    share = at - left
+    return table[rows, left] * (1.0 - share) + table[rows, left + 1] * share
 
 
 def fit_conformal(residual: F64, time: F64, distance: I64, spread: F64) -> Conformal:

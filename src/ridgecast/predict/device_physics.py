@@ -115,6 +115,7 @@ def _logistic(x: F64) -> F64:
 
 
 _CHUNK = 8192  # rows at a time: the candidates' temporaries then stay in the CPU's L2
+_FEW = 64  # rows up to which all candidates are evaluated in one array
 _FIELDS = ("compute", "l2", "latency", "split_cost", "memory", "miss_b", "miss_a", "tile_m",
            "tile_n", "split", "waves", "runner_up")  # fmt: skip
 
@@ -183,18 +184,20 @@ class _Candidates:
         rounds = np.ceil(waves)
         rounds *= steps
         reuse = np.minimum(1.0, tile_m * tile_n / (tile_m + tile_n) / 64.0) ** self.p["small_tile"]
-        compute = rounds * np.float32(2.0 * tile_m * tile_n * _K_STEP / self.rate / reuse)
+        compute = rounds * _single(2.0 * tile_m * tile_n * _K_STEP / self.rate / reuse)
         l2 = np.sqrt(np.clip(waves, np.float32(0.125), np.float32(1.0)))
         l2 *= rounds
-        l2 *= np.float32(self.l2 * (tile_m + tile_n))
+        l2 *= _single(self.l2 * (tile_m + tile_n))
         resident = np.clip(256.0 * 128.0 / (tile_m * tile_n), 1.0, 4.0)
-        latency = np.ceil(waves * np.float32(1.0 / resident))
+        latency = np.ceil(waves * _single(1.0 / resident))
         latency *= steps * np.float32(self.step) + np.float32(self.prologue)
         return compute, l2, latency
 
     def search(self) -> npt.NDArray[np.intp]:
         """Index of the best candidate per row; leaves the best three totals behind."""
         s = self.s
+        if len(s) <= _FEW:
+            return self._search_at_once()
         blocks_m = {t: np.ceil(s.m / t) * s.batch / self.sms for t in {a for a, _ in _TILES}}
         blocks_n = {t: np.ceil(s.n / t) for t in {b for _, b in _TILES}}
         k_steps = np.ceil(s.k / _K_STEP)
@@ -222,6 +225,25 @@ class _Candidates:
                 self._keep(total)
         return best
 
+    def _search_at_once(self) -> npt.NDArray[np.intp]:
+        """Do the same with the candidates as a second axis: fewer calls, for few rows."""
+        s = self.s
+        tile_m, tile_n, split = _CONFIGS.T
+        batch = s.batch if isinstance(s.batch, float) else s.batch[:, None]
+        blocks = np.ceil(s.m[:, None] / tile_m) * batch / self.sms * np.ceil(s.n[:, None] / tile_n)
+        waves = blocks.astype(np.float32) * split.astype(np.float32)
+        steps = np.ceil(np.ceil(s.k / _K_STEP)[:, None] / split).astype(np.float32)
+        terms = self._terms(tile_m, tile_n, steps, waves)
+        total = sum(_fourth(x.astype(np.float32)) for x in terms) + self.memory4[:, None]
+        cost = (self.p["split"] * (0.5 + 0.1 * split)).astype(np.float32)
+        cost = cost + self.reduce[:, None] * split.astype(np.float32)
+        total = np.sqrt(np.sqrt(total)) + np.where(split > 1, cost, np.float32(0))
+        best = np.argmin(total, axis=1)
+        three = np.partition(total, 2, axis=1)[:, :3]
+        three.sort(axis=1)
+        self.first, self.second, self.third = three.T.astype(np.float32)
+        return best
+
     def _keep(self, total: F32) -> None:
         """Merge totals into the best three."""
         first = np.minimum(self.first, total)
@@ -244,6 +266,10 @@ class _Candidates:
         compute, l2, latency = self._terms(tile_m, tile_n, steps, waves)
         cost = self.p["split"] * (0.5 + 0.1 * split) + self.reduce * split
         return compute, l2, latency, np.where(split > 1, cost, 0.0), waves
+
+
+def _single(x: Any) -> Any:
+    return np.asarray(x, np.float32)
 
 
 def _fourth(x: Any) -> Any:

@@ -7,6 +7,7 @@ to the interval. One call handles rows that share device, format, kernel and cac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,7 @@ def answer(q: Question, shapes: Shapes, config: dict[str, F64], bundle: Bundle) 
     return _analytic(q, time, floor, "library")
 
 
+@lru_cache(maxsize=128)
 def _reference(name: str) -> Hardware | None:
     return get(name) if name in names() else None
 

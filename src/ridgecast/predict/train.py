@@ -129,10 +129,13 @@ def dtype_transfer(
     rng = np.random.default_rng(seed)
     found: dict[str, list[npt.NDArray[np.float64]]] = {}
     by_key = {(j.hardware, j.dtype, j.collection): j for j in jobs}
-    models = [(line, load_time_model(folder / line["folder"])) for line in lines]
+    own = [line for line in lines if line["launch"] != "stream" and not line["sustained"]]
+    models = [(line, load_time_model(folder / line["folder"])) for line in own]
     for line, model in models:
         for (hardware, dtype, _), job in by_key.items():
-            if hardware != line["hardware"] or dtype == line["dtype"] or job.launch == "stream":
+            if hardware != line["hardware"] or dtype == line["dtype"]:
+                continue
+            if job.launch == "stream" or job.sustained:  # host time, or a power limit, moves these
                 continue
             some = rng.permutation(len(job.time))[:1000]
             time, *_ = model.predict(job.shapes.take(some), dtype, get(hardware))
