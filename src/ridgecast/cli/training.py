@@ -30,7 +30,7 @@ def train(
 
     paths = [*data, *(more or [])]
     typer.echo(f"training on {len(paths)} files", err=True)
-    card = run(paths, out)
+    card = run(paths, out, progress=lambda text: typer.echo(text, err=True))
     if json:
         return write_json(card)
     from .render import print_rows, print_text

@@ -27,10 +27,15 @@ __all__ = ["KERNELS", "Question", "Times", "answer"]
 
 F64 = npt.NDArray[np.float64]
 KERNELS = ("library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast", "bound")
-# Fast and slow ends of measured / analytic time, per level 0.9, for kernels that only the physics
-# knows. Derived: CLBlast SGEMM configurations of six devices against `kernels.clblast`
-# (benchmarks/analytic_spread.py); kept as a wide, honest default.
-ANALYTIC_SPREAD = (0.55, 1.35, 4.5)
+# Measured time over the analytic kernel's, as quantiles at _PROBABILITIES, each device weighing
+# alike. Derived (benchmarks/analytic_ranking.py): "library" from the bf16 tables of nine devices
+# against `kernels.library`; the others from CLBlast SGEMM configurations of six devices against
+# `kernels.clblast`, the only kernels with given tiles that were measured.
+_PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+ANALYTIC_SPREAD = {
+    "library": (0.751, 0.874, 0.960, 1.177, 1.375, 1.761, 2.652, 3.610, 6.608),
+    "tiles": (1.032, 1.224, 1.393, 2.021, 2.386, 3.318, 8.767, 11.375, 20.139),
+}
 _STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
 
 
@@ -200,6 +205,8 @@ def _configured(q: Question, shapes: Shapes, config: dict[str, F64], floor: F64)
 
 
 def _analytic(q: Question, time: F64, floor: F64, kernel: str) -> Times:
-    fast, middle, slow = ANALYTIC_SPREAD
+    spread = ANALYTIC_SPREAD["library" if kernel == "library" else "tiles"]
+    tail = (1.0 - q.level) / 2.0
+    fast, middle, slow = np.exp(np.interp((tail, 0.5, 1.0 - tail), _PROBABILITIES, np.log(spread)))
     reason = f"physics of the {kernel} kernel; no measurement of it on {q.hardware.name}"
     return Times.of(time * middle, time * fast, time * slow, floor, "analytic", reason)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +225,7 @@ def load_prior(folder: Path) -> Prior:
                     priors[kind] = transfer.Prior.from_arrays({k: arrays[k] for k in arrays.files})
         quantiles = {k: np.asarray(v, float) for k, v in card["quantiles"].items()}
         families = tuple(card["families"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
         raise SpecError(f"prior in {folder} is damaged: {error!r}; train it again") from error
     if not priors:
         raise SpecError(f"prior in {folder} holds no model; train it again")

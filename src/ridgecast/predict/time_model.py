@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -305,7 +306,7 @@ def load_time_model(folder: Path) -> TimeModel:
             np.asarray(parts["tree_share"], float),
             {k: v for k, v in card.items() if k not in ("domain", "conformal")},
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
         if isinstance(error, SpecError):
             raise SpecError(f"model folder {folder}: {error}") from error
         raise SpecError(

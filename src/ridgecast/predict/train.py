@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +71,7 @@ def train(
     importer: str = "auto",
     keep_points: bool = True,
     options: FitOptions | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Fit every model that the raw tables allow and write them to a folder.
 
@@ -78,7 +79,7 @@ def train(
     collection, and with two or more devices a prior for devices without measurements; CLBlast
     rows give a configuration model, rows with usable power a power model. `keep_points` stores the
     training points beside each model, so that the very points are answered as `measured`.
-    `jobs` processes fit at once (default: one for each core).
+    `jobs` processes fit at once (default: one for each core). `progress` is told of each table.
 
     Returns the folder's card. The folder appears whole or not at all.
     Raises NoDataError when no model could be fitted, SpecError when `out` exists and is no model
@@ -102,7 +103,7 @@ def train(
             "command": " ".join([*sys.argv[:1], "train"]) if sys.argv else "train",
             "seed": seed,
             "notes": notes + refused,
-            "models": _fit_all(jobs_list, work, base, jobs, keep_points),
+            "models": _fit_all(jobs_list, work, base, jobs, keep_points, progress),
         }
         card["dtype_transfer"] = dtype_transfer(card["models"], jobs_list, work, seed)
         card |= _fit_others(table, jobs_list, work, seed)
@@ -233,15 +234,19 @@ def _median(table: Table, at: npt.NDArray[np.int64]) -> tuple[Shapes, npt.NDArra
 
 
 def _fit_all(
-    jobs_list: list[_Job], work: Path, options: FitOptions, jobs: int | None, keep: bool
+    jobs_list: list[_Job],
+    work: Path,
+    options: FitOptions,
+    jobs: int | None,
+    keep: bool,
+    progress: Callable[[str], None] | None,
 ) -> list[dict[str, Any]]:
     """Fit every job, in processes when there are several."""
     import os
 
     count = min(len(jobs_list), jobs or os.cpu_count() or 1)
     if count <= 1:
-        fast = replace(options, threads=os.cpu_count() or 1)
-        return [_fit_one(job, work, fast, keep) for job in jobs_list]
+        return [_told(_fit_one(job, work, options, keep), progress) for job in jobs_list]
     from multiprocessing import get_context
 
     # one BLAS thread a process, or the processes fight for the cores
@@ -252,7 +257,7 @@ def _fit_all(
             futures: list[Future[dict[str, Any]]] = [
                 pool.submit(_fit_one, job, work, options, keep) for job in jobs_list
             ]
-            return [future.result() for future in futures]
+            return [_told(future.result(), progress) for future in futures]
     finally:
         for key, value in previous.items():
             if value is None:
@@ -262,6 +267,12 @@ def _fit_all(
 
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def _told(line: dict[str, Any], progress: Callable[[str], None] | None) -> dict[str, Any]:
+    if progress is not None:
+        progress(f"fitted {line['hardware']} {line['dtype']} ({line['rows']} rows)")
+    return line
 
 
 def _fit_one(job: _Job, work: Path, options: FitOptions, keep: bool) -> dict[str, Any]:
@@ -293,7 +304,6 @@ def _fit_one(job: _Job, work: Path, options: FitOptions, keep: bool) -> dict[str
             k=s.k[one].astype(np.int64),
             time_s=job.time[one],
         )
-    print(f"fitted {job.hardware} {job.dtype} ({len(job.time)} rows)", file=sys.stderr)
     return line
 
 
