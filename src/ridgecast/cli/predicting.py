@@ -220,8 +220,7 @@ def tune(  # noqa: PLR0913, PLR0917
     device = _device(on, hardware)
     from ..predict.tune import tune as run
 
-    options = {"kernel": kernel} if kernel else {}
-    result = run(work, device, objective=objective, model=model, **options)
+    result = run(work, device, objective=objective, model=model, kernel=kernel)
     if json:
         found = document(result)
         if isinstance(found, dict) and isinstance(found.get("rows"), list):

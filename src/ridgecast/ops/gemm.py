@@ -57,7 +57,7 @@ class Gemm:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise SpecError(f"gemm.{field}: got {value!r}, need an integer from 1 to {MAX_DIM}")
-            if not 1 <= value <= MAX_DIM:
+            if not 1 <= int(value) <= MAX_DIM:
                 raise SpecError(f"gemm.{field}: got {value}, need an integer from 1 to {MAX_DIM}")
         if self.layout not in LAYOUTS:
             raise SpecError(f"gemm.layout: got {self.layout!r}, allowed: {', '.join(LAYOUTS)}")

@@ -129,7 +129,7 @@ def physical_time(s: Shapes, d: Device, theta: F64) -> tuple[F64, Parts]:
     """
     rows = len(s)
     time, table = np.empty(rows), np.empty((len(_FIELDS), rows))
-    p = dict(zip(CONSTANTS, np.exp(theta).tolist(), strict=True))
+    p: dict[str, float] = dict(zip(CONSTANTS, map(float, np.exp(theta)), strict=True))
     for i in range(0, rows, _CHUNK):
         part = slice(i, i + _CHUNK)
         _chunk_time(s[part], d, p, time[part], table[:, part])
@@ -229,7 +229,7 @@ class _Candidates:
         """Do the same with the candidates as a second axis: fewer calls, for few rows."""
         s = self.s
         tile_m, tile_n, split = _CONFIGS.T
-        batch = s.batch if isinstance(s.batch, float) else s.batch[:, None]
+        batch = np.broadcast_to(np.asarray(s.batch, np.float64), s.m.shape)[:, None]
         blocks = np.ceil(s.m[:, None] / tile_m) * batch / self.sms * np.ceil(s.n[:, None] / tile_n)
         waves = blocks.astype(np.float32) * split.astype(np.float32)
         steps = np.ceil(np.ceil(s.k / _K_STEP)[:, None] / split).astype(np.float32)

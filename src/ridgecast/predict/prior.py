@@ -200,7 +200,8 @@ def _coverage(scores: list[dict[str, Any]], residuals: Mapping[str, list[tuple[F
 def save_prior(prior: Prior, folder: Path) -> None:
     """Write warpgroup.npz and/or warp.npz and card.json into an existing folder."""
     for kind, one in prior.priors.items():
-        np.savez_compressed(folder / _file(kind), **one.to_arrays())
+        arrays: dict[str, Any] = one.to_arrays()
+        np.savez_compressed(folder / _file(kind), **arrays)
     card = {
         **prior.card,
         "quantiles": {k: np.round(v, 4).tolist() for k, v in prior.quantiles.items()},

@@ -161,7 +161,7 @@ def _held_out(
     parts: list[tuple[Any, ...]] = []
     # the folds only need the residuals' spread: a shorter training of the network suffices
     quick = replace(options, network=replace(options.network, epochs=options.fold_epochs))
-    for fold in folds(*shapes, rng):
+    for fold in folds(shapes.m, shapes.n, shapes.k, shapes.batch, rng):
         inner = shapes.take(fold.train)
         constants = fit_physics(inner, time[fold.train], dtype, hardware, options.seed)
         features = gemm_features(p, hardware, constants)
@@ -239,8 +239,8 @@ def fit_time_model(
     residual = np.log(held.truth / predicted)
     spread = np.abs(held.trees - held.smooth)
     right = np.array([_SPLIT_OF[name] for name in DISTANCES])[held.distance] == held.split
-    calibration = (residual, predicted, held.distance, spread)
-    conformal = fit_conformal(*(x[right] for x in calibration))
+    calibration = _Calibration(residual, predicted, held.distance, spread)
+    conformal = calibration.fit(right)
     low, high = _cross_calibrated(calibration, right, shapes.n[held.row], shapes.k[held.row])
     model = TimeModel(
         constants, fitted, Domain.of(*shapes), conformal, share,
@@ -256,21 +256,33 @@ def fit_time_model(
     return model, table
 
 
-def _cross_calibrated(
-    calibration: tuple[F64, F64, I64, F64], right: Mask, n: F64, k: F64
-) -> tuple[F64, F64]:
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """Held-out residuals and what sorts them into buckets; see `fit_conformal`."""
+
+    residual: F64
+    time: F64
+    distance: I64
+    spread: F64
+
+    def fit(self, rows: Mask) -> Conformal:
+        return fit_conformal(
+            self.residual[rows], self.time[rows], self.distance[rows], self.spread[rows]
+        )
+
+
+def _cross_calibrated(c: _Calibration, right: Mask, n: F64, k: F64) -> tuple[F64, F64]:
     """Intervals of each half of the (n, k) pairs from the residuals of the other half."""
     low = np.full(len(n), np.nan)
     high = np.full(len(n), np.nan)
     pair = np.unique(n * 2.0**31 + k, return_inverse=True)[1]
-    half = np.random.default_rng(1).random(pair.max() + 1)[pair] < 0.5
+    half = np.random.default_rng(1).random(int(pair.max()) + 1)[pair] < 0.5
     for test in (half, ~half):
         others = right & ~test
         if others.sum() < 20:
             others = right
-        fitted = fit_conformal(*(x[others] for x in calibration))
-        _, predicted, distance, spread = (x[test] for x in calibration)
-        low[test], high[test] = fitted.interval(predicted, distance, spread)
+        fitted = c.fit(others)
+        low[test], high[test] = fitted.interval(c.time[test], c.distance[test], c.spread[test])
     return low, high
 
 
@@ -278,7 +290,8 @@ def save_time_model(model: TimeModel, folder: Path) -> None:
     """Write model.txt.xz, smooth.npz and card.json into an existing folder."""
     (folder / "model.txt.xz").write_bytes(pack_booster(model.utilisation.text))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **model.utilisation.to_arrays())
+    arrays: dict[str, Any] = model.utilisation.to_arrays()
+    np.savez_compressed(buffer, **arrays)
     (folder / "smooth.npz").write_bytes(buffer.getvalue())
     card = {
         **model.card,

@@ -62,7 +62,7 @@ class _Job:
         return _SLUG.sub("-", name.lower()).strip("-")
 
 
-def train(
+def train(  # noqa: PLR0913 - one option a decision of the caller
     data: Sequence[str | Path],
     out: str | Path,
     *,
