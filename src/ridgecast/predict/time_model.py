@@ -47,6 +47,10 @@ _SPLIT_OF = {
 }  # fmt: skip
 _PHYSICS_ROWS = 800
 _SHORT = 40e-6  # s
+_SLOW_PICK = 1.2
+"""A half-size kernel slower than this is a slow pick of the library and stands (chosen on the bf16
+tables: some L40S and A100 rows below 20 us are up to five times slower than twice their sizes).
+"""
 LEAST_ROWS = 24
 """Rows under which no model is fitted: too few to hold any out."""
 
@@ -94,7 +98,8 @@ class TimeModel:
         """Time, lower, upper [s] and distance class of each row.
 
         Doubling every size is never faster: a short kernel takes at least as long as the kernel of
-        half its sizes, and of a quarter, as far as the halves are whole.
+        half its sizes, and of a quarter, as far as the halves are whole. The exception is where the
+        measured tables say so: a library that picks a far slower kernel for the smaller shape.
         """
         distance = self.domain.distance(*shapes)
         time, spread = self._raw(shapes, dtype, hardware, distance)
@@ -111,7 +116,13 @@ class TimeModel:
     def _raw(
         self, shapes: Shapes, dtype: str, hardware: Hardware, distance: I64
     ) -> tuple[F64, F64]:
-        """Time [s] and disagreement of the halves, row by row on its own."""
+        """Time [s] and disagreement of the model's halves, row by row on its own.
+
+        Sizes below the smallest that were measured count as those: a tile is no faster for being
+        emptier.
+        """
+        sizes = zip(shapes, (*self.domain.low, 1.0), strict=True)
+        shapes = Shapes(*(np.maximum(x, low) for x, low in sizes))
         features = gemm_features(shapes.problem(dtype), hardware, self.constants)
         trees, smooth = self.utilisation.predict(features.values)
         share = self.tree_share[distance]
@@ -133,7 +144,8 @@ class TimeModel:
                 return
             part = Shapes(part.m / 2, part.n / 2, part.k / 2, part.batch)
             half, _ = self._raw(part, dtype, hardware, self.domain.distance(*part))
-            time[rows] = np.maximum(time[rows], half)
+            slow_pick = half > _SLOW_PICK * time[rows]
+            time[rows] = np.where(slow_pick, time[rows], np.maximum(time[rows], half))
 
 
 @dataclass(frozen=True, slots=True)
