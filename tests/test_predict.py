@@ -282,3 +282,20 @@ def test_network_learns_a_smooth_function() -> None:
     y = np.sin(x[:, 0]) * x[:, 1]
     net = fit_mlp(x[:1500], y[:1500], rng)
     assert np.abs(net.predict(x[1500:]) - y[1500:]).mean() < 0.03
+
+
+def test_one_bad_tile_stops_nobody_and_a_missing_one_is_the_default() -> None:
+    out = predict_table(ask(4, kernel="tiled", dtype="fp32", tile=[16, 99, np.nan, 16]))
+    assert out["status"].tolist() == ["ok", "invalid", "ok", "ok"]
+    assert "tile" in out["reason"][1]
+    assert out["time_s"][0] == out["time_s"][2] == out["time_s"][3]
+
+
+def test_epilogue_adds_its_bytes_and_says_so() -> None:
+    plain = rc.predict(rc.Gemm(64, 512, 256), on="h200_sxm")
+    added = rc.predict(rc.Gemm(64, 512, 256, beta=1.0, out_dtype="fp32"), on="h200_sxm")
+    # out in fp32 (2 B more a cell) and C read in fp32 (4 B a cell)
+    assert added.memory - plain.memory == 64 * 512 * 6
+    assert added.time > plain.time and added.basis == "transferred"
+    with pytest.raises(rc.UnsupportedError, match="b_dtype"):
+        rc.predict(rc.Gemm(64, 512, 256, b_dtype="fp8"), on="h200_sxm")

@@ -6,7 +6,7 @@ to the interval. One call handles rows that share device, format, kernel and cac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -49,11 +49,15 @@ class Question:
     cache: Cache = "hot"
     collection: str = ""
     level: float = 0.9
+    out_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Times [s] with interval and bound; `basis` and `reason` are one text or one a row."""
+    """Times [s] with interval and bound, `basis` per row, and the reason of all.
+
+    `limiter` is one a row where the kernel model knows it, else "".
+    """
 
     time: F64
     low: F64
@@ -61,6 +65,7 @@ class Times:
     bound: F64
     basis: npt.NDArray[np.object_]
     reason: str
+    limiter: npt.NDArray[np.object_] | str = ""
 
     @classmethod
     def of(cls, time: F64, low: F64, high: F64, bound: F64, basis: str, reason: str) -> Times:
@@ -201,7 +206,8 @@ def _configured(q: Question, shapes: Shapes, config: dict[str, F64], floor: F64)
         cost = tensor(p, value, q.hardware, q.cache)
     else:
         cost = simt(p, value, q.hardware, q.cache)
-    return _analytic(q, np.asarray(cost.time, float), floor, q.kernel)
+    times = _analytic(q, np.asarray(cost.time, float), floor, q.kernel)
+    return replace(times, limiter=np.asarray(cost.limiter, dtype=object))
 
 
 def _analytic(q: Question, time: F64, floor: F64, kernel: str) -> Times:

@@ -96,6 +96,12 @@ def row_of(
     device = resolve(on)
     row: dict[str, Any] = {"op": op.name, "hardware": device.name, "dtype": op.dtype}
     row |= {name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")}
+    # only what differs from a plain GEMM: most tables have none of these columns
+    plain = Gemm(1, 1, 1)
+    rare = ("out_dtype", "b_dtype", "beta", "epilogue_bytes")
+    row |= {name: getattr(op, name) for name in rare if getattr(op, name) != getattr(plain, name)}
+    if op.alpha == 0.0:
+        raise UnsupportedError("gemm.alpha: 0 skips the multiplication; ask for the epilogue alone")
     if config is not None:
         row["kernel"] = config.kernel
         row |= {name: column[0] for name, column in config.as_table().items()}

@@ -118,11 +118,11 @@ class TimeModel:
     ) -> tuple[F64, F64]:
         """Time [s] and disagreement of the model's halves, row by row on its own.
 
-        Sizes below the smallest that were measured count as those: a tile is no faster for being
-        emptier.
+        Sizes below half the smallest that were measured count as that half: a tile is no faster
+        for being emptier, and farther out the learned parts are blind.
         """
         sizes = zip(shapes, (*self.domain.low, 1.0), strict=True)
-        shapes = Shapes(*(np.maximum(x, low) for x, low in sizes))
+        shapes = Shapes(*(np.maximum(x, max(1.0, low / 2)) for x, low in sizes))
         features = gemm_features(shapes.problem(dtype), hardware, self.constants)
         trees, smooth = self.utilisation.predict(features.values)
         share = self.tree_share[distance]
