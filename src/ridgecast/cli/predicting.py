@@ -199,6 +199,16 @@ def explain(  # noqa: PLR0913, PLR0917
     )
 
 
+def _one_column(row: dict[str, Any]) -> dict[str, Any]:
+    """Fold a configuration's columns into one, so that a ranking fits a terminal."""
+    from ..store import CONFIG_COLUMNS
+
+    config = " ".join(f"{k}={row[k]}" for k in row if k in CONFIG_COLUMNS)
+    rest = {k: v for k, v in row.items() if k not in CONFIG_COLUMNS}
+    rank = {k: rest.pop(k) for k in ("rank",) if k in rest}
+    return {**rank, "configuration": config, **rest} if config else row
+
+
 def tune(  # noqa: PLR0913, PLR0917
     op: o.Op,
     shape: o.Shape,
@@ -230,5 +240,6 @@ def tune(  # noqa: PLR0913, PLR0917
 
     title = f"{op} {shape} {work.dtype} on {device.name}, best {objective} first"
     hidden = {"energy_low_j", "energy_high_j", "basis"} | ({"edp_j_s"} - {f"{objective}_j_s"})
-    shown = [{k: v for k, v in plain(r).items() if k not in hidden} for r in result.rows[:top]]
+    rows = [{k: v for k, v in plain(r).items() if k not in hidden} for r in result.rows[:top]]
+    shown = [_one_column(row) for row in rows]
     return print_result(result, shown, title=title)

@@ -129,14 +129,17 @@ class Bundle:
     def relative(self, hardware: Hardware, dtype: str, collection: str = "") -> Entry | None:
         """Return the model of another format on the same device that is most like `dtype`.
 
-        Same unit first, then the nearest width in bits.
+        Same unit first, then the format that the multiplier sees, the nearest width in bits, and
+        the same use of scales; a burst in a graph before host launches and sustained runs.
         """
+        wanted = DTYPES[dtype]
 
-        def unlike(e: Entry) -> tuple[bool, float, tuple[bool, ...]]:
+        def unlike(e: Entry) -> tuple[bool, bool, float, bool, bool, bool]:
             other_unit = hardware.unit(e.dtype) != hardware.unit(dtype)
-            bits = abs(np.log2(DTYPES[e.dtype].bits / DTYPES[dtype].bits))
-            late = e.launch == "stream"
-            return (other_unit, float(bits), (late, e.sustained))
+            bits = abs(np.log2(DTYPES[e.dtype].bits / wanted.bits))
+            other_kind = bool(DTYPES[e.dtype].scale_block) != bool(wanted.scale_block)
+            host = e.launch == "stream"
+            return (other_unit, e.dtype != wanted.compute, bits, other_kind, host, e.sustained)
 
         found = [
             e for e in self.entries
