@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,11 +244,23 @@ def _fit_all(
     progress: Callable[[str], None] | None,
 ) -> list[dict[str, Any]]:
     """Fit every job, in processes when there are several."""
-    import os
-
     count = min(len(jobs_list), jobs or os.cpu_count() or 1)
-    if count <= 1:
-        return [_told(_fit_one(job, work, options, keep), progress) for job in jobs_list]
+    if count > 1:
+        try:
+            return _in_processes(jobs_list, work, options, count, keep, progress)
+        except BrokenProcessPool:  # a caller's script without a main guard cannot be spawned again
+            shutil.rmtree(work / "time", ignore_errors=True)
+    return [_told(_fit_one(job, work, options, keep), progress) for job in jobs_list]
+
+
+def _in_processes(
+    jobs_list: list[_Job],
+    work: Path,
+    options: FitOptions,
+    count: int,
+    keep: bool,
+    progress: Callable[[str], None] | None,
+) -> list[dict[str, Any]]:
     from multiprocessing import get_context
 
     # one BLAS thread a process, or the processes fight for the cores
