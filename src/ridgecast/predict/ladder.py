@@ -28,7 +28,7 @@ __all__ = ["KERNELS", "Question", "Times", "answer"]
 F64 = npt.NDArray[np.float64]
 KERNELS = ("library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast", "bound")
 # Measured time over the analytic kernel's, as quantiles at _PROBABILITIES, each device weighing
-# alike. Derived (benchmarks/analytic_ranking.py): "library" from the bf16 tables of nine devices
+# alike. Derived (benchmarks/analytic_spread.py): "library" from the bf16 tables of nine devices
 # against `kernels.library`; the others from CLBlast SGEMM configurations of six devices against
 # `kernels.clblast`, the only kernels with given tiles that were measured.
 _PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
