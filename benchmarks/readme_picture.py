@@ -36,7 +36,7 @@ def main() -> None:
         axis.bar([j + (i - 1.5) * width for j in at], heights, width, color=colour, label=split)
     for j, device in enumerate(devices):
         derated = 100 * value[device, "unseen_shape"]["derated_mape"]
-        text = "roofline with one fitted factor" if j == 0 else None
+        text = "roofline with one fitted factor, unseen_shape" if j == 0 else None
         axis.hlines(derated, j - 0.45, j + 0.45, color="#4a5568", ls="--", lw=1, label=text)
     axis.set_xticks(range(len(devices)), devices)
     axis.set_ylabel("mean error of time, held out (%)")

@@ -299,3 +299,9 @@ def test_epilogue_adds_its_bytes_and_says_so() -> None:
     assert added.time > plain.time and added.basis == "transferred"
     with pytest.raises(rc.UnsupportedError, match="b_dtype"):
         rc.predict(rc.Gemm(64, 512, 256, b_dtype="fp8"), on="h200_sxm")
+
+
+def test_transferred_interval_follows_the_level() -> None:
+    p = rc.predict(rc.Gemm(64, 4096, 4096, dtype="fp16"), on="h200_sxm")
+    widths = [np.divide(*p.interval("time", level)[::-1]) for level in (0.5, 0.9, 0.99)]
+    assert widths[0] < widths[1] < widths[2]

@@ -32,14 +32,14 @@ class Latency:
     source: str
 
 
-_LUO = "Luo et al. 2024, arXiv:2402.13499, memory latency table"
-_JIA = "Jia et al. 2018, arXiv:1804.06826 and 2019, arXiv:1903.07486, latency tables"
+_LUO = "after Luo et al. 2024, arXiv:2402.13499, memory latency table; not read again"
+_JIA = "after Jia et al. 2018 (arXiv:1804.06826) and 2019 (arXiv:1903.07486); not read again"
 LATENCIES: dict[str, Latency] = {
-    "hopper": Latency(29.0, 40.7, 263.0, 478.8, "measured", f"H100 PCIe: {_LUO}"),
-    "ampere": Latency(29.0, 37.9, 261.5, 466.3, "measured", f"A100: {_LUO}"),
-    "ada": Latency(30.1, 43.4, 273.0, 541.5, "measured", f"RTX 4090: {_LUO}"),
-    "volta": Latency(19.0, 28.0, 193.0, 375.0, "measured", f"V100: {_JIA}"),
-    "turing": Latency(19.0, 32.0, 188.0, 296.0, "measured", f"T4: {_JIA}"),
+    "hopper": Latency(29.0, 40.7, 263.0, 478.8, "assumed", f"H100 PCIe: {_LUO}"),
+    "ampere": Latency(29.0, 37.9, 261.5, 466.3, "assumed", f"A100: {_LUO}"),
+    "ada": Latency(30.1, 43.4, 273.0, 541.5, "assumed", f"RTX 4090: {_LUO}"),
+    "volta": Latency(19.0, 28.0, 193.0, 375.0, "assumed", f"V100: {_JIA}"),
+    "turing": Latency(19.0, 32.0, 188.0, 296.0, "assumed", f"T4: {_JIA}"),
 }
 _OTHER = Latency(29.0, 40.7, 263.0, 478.8, "assumed", "no published figure used: Hopper's stand in")
 
@@ -47,7 +47,7 @@ _MMA_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 
 
 def latency_of(hardware: Hardware) -> Latency:
-    """Latencies of the device's architecture; Hopper's, marked assumed, where none is published."""
+    """Latencies of the device's architecture; Hopper's where none is listed."""
     return LATENCIES.get(hardware.architecture, _OTHER)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..dtypes import DTYPES
-from ..errors import NoDataError, SpecError, UnsupportedError
+from ..errors import NoDataError, SpecError
 from ..hardware import Hardware
 from .time_model import Shapes, TimeModel, load_time_model, read_card
 
@@ -234,12 +234,3 @@ def _open(folder: Path, stamp: int) -> Bundle:
     except (KeyError, TypeError) as error:
         raise SpecError(f"{folder}/card.json is damaged: {error!r}; train it again") from error
     return Bundle(folder, card, entries)
-
-
-def no_unit(hardware: Hardware, dtype: str) -> str | None:
-    """Reason why a device cannot run a format; None when it can."""
-    try:
-        hardware.rate(dtype)
-    except UnsupportedError as error:
-        return str(error)
-    return None

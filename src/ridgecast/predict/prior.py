@@ -137,6 +137,7 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
                 "bias": float(np.median(np.expm1(-residual))),
             })  # fmt: skip
     quantiles = {kind: _quantiles(found) for kind, found in residuals.items() if found}
+    # one chip family teaches nothing of how families differ: a factor of five each way (assumed)
     quantiles.setdefault("none", np.tile(np.log([0.2, 5.0])[[0] * 6 + [1] * 7], (4, 1)))
     _coverage(scores, residuals)
     everything = list(rows.values())
