@@ -143,9 +143,7 @@ def build(
             return Built(library, parse_ptxas(log), log, cached=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
-            log = _compile(
-                [str(nvcc), *command], source, Path(scratch), f"{name} ({arch})", timeout
-            )
+            log = _compile([str(nvcc), *command], source, Path(scratch), what, timeout)
             # the log first: whoever sees the library finds its log beside it
             os.replace(Path(scratch) / "log", log_file)
             os.replace(Path(scratch) / "out.so", library)
