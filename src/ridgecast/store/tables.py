@@ -1,7 +1,8 @@
 """Tables in memory and in files: equal-length numpy columns, Parquet, CSV and JSON lines.
 
 Owns reading, writing, concatenating and selecting. Knows nothing about what the columns mean.
-DuckDB does the file formats and is imported inside the functions.
+DuckDB does the file formats, pyarrow where there is no DuckDB; both are imported inside the
+functions.
 
 A missing number is NaN, a missing text is "". Whole numbers stay int64 when none is missing and
 become float64 when some are; a column of true and false with missing cells becomes float64 (1, 0,
@@ -14,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = [
     "read_table",
     "require_columns",
     "select",
+    "sync",
     "text",
     "write_table",
 ]
@@ -210,7 +213,19 @@ def _read_csv(local: str, shown: str) -> Table:
         return _fetch(query.format(", null_padding=true, strict_mode=false"), local, shown, "CSV")
 
 
+def _engine() -> str:
+    """Library that reads and writes files here: duckdb, else pyarrow."""
+    for name in ("duckdb", "pyarrow"):
+        if find_spec(name) is not None:
+            return name
+    raise MissingExtraError("table files need duckdb, or pyarrow in its place: pip install duckdb")
+
+
 def _fetch(query: str, local: str, shown: str, kind: str) -> Table:
+    if _engine() == "pyarrow":
+        from .arrow import read
+
+        return read(local, shown, kind)
     import duckdb
 
     with duckdb.connect() as connection:
@@ -246,18 +261,16 @@ def _plain(column: Any) -> np.ndarray:
     return out
 
 
-def write_table(path: str | os.PathLike[str], table: Table) -> None:
+def write_table(path: str | os.PathLike[str], table: Table, *, durable: bool = False) -> None:
     """Write a table as Parquet (zstd) or CSV by suffix, to a temporary name, then rename.
 
-    NaN is written as null. Raises SpecError for another suffix or columns of different length.
+    NaN is written as null. `durable` waits until a local file and its name are on the disk, so
+    that a power cut cannot take it back. Raises SpecError for another suffix or columns of
+    different length.
     """
     shown = os.fspath(path)
     lower = shown.lower()
-    if lower.endswith(_PARQUET):
-        options = "format parquet, compression zstd"
-    elif lower.endswith((".csv", ".csv.gz")):
-        options = "format csv, header" + (", compression gzip" if lower.endswith(".gz") else "")
-    else:
+    if not lower.endswith((*_PARQUET, ".csv", ".csv.gz")):
         raise SpecError(f"{shown}: tables are written as .parquet, .csv or .csv.gz")
     if not table:
         raise SpecError(f"{shown}: a table without columns cannot be written")
@@ -265,7 +278,7 @@ def write_table(path: str | os.PathLike[str], table: Table) -> None:
     if "://" in shown and not shown.startswith("file://"):
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "table"
-            _copy_out(table, local, options)
+            _copy_out(table, local, lower)
             with _fsspec().open(shown, "wb") as out:
                 out.write(local.read_bytes())
         return
@@ -274,15 +287,38 @@ def write_table(path: str | os.PathLike[str], table: Table) -> None:
         raise NoDataError(f"{shown}: the folder {target.parent} does not exist; create it first")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        _copy_out(table, temporary, options)
+        _copy_out(table, temporary, lower)
+        if durable:
+            sync(temporary)
         os.replace(temporary, target)
+        if durable:
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _copy_out(table: Table, target: Path, options: str) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows writes names through and opens no folder
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _copy_out(table: Table, target: Path, lower: str) -> None:
+    parquet, packed = lower.endswith(_PARQUET), lower.endswith(".gz")
+    if _engine() == "pyarrow":
+        from .arrow import write
+
+        columns = {name: _writable(column) for name, column in table.items()}
+        return write(columns, target, parquet=parquet, packed=packed)
     import duckdb
 
+    options = "format parquet, compression zstd" if parquet else "format csv, header"
+    options += ", compression gzip" if packed else ""
     source = {f"c{i}": _writable(column) for i, column in enumerate(table.values())}
     fields: list[str] = []
     for i, (name, key) in enumerate(zip(table, source, strict=True)):
@@ -296,6 +332,7 @@ def _copy_out(table: Table, target: Path, options: str) -> None:
         connection.register("source_table", source)
         query = f"select {', '.join(fields)} from source_table"
         connection.execute(f"copy ({query}) to '{quoted_path}' ({options})")
+    return None
 
 
 def _writable(column: np.ndarray) -> np.ndarray:
