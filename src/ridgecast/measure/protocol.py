@@ -15,18 +15,22 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import MeasurementError, RidgecastError, SpecError
-from .base import F64, Meter, Point, Provider, Work
+from .base import BANDWIDTH_KERNELS, F64, Meter, Point, Probe, Provider, Work
 from .energy import EnergyProtocol, measure_energy
 
 __all__ = ["Protocol", "Sampled", "measure_point", "take_samples"]
 
 Row = dict[str, Any]
+_BATCH = 0.02  # s of samples between two looks at the throttle state
+# of a normal sample: standard error of the median times sqrt(n) over the deviation, sqrt(pi / 2)
+# (Kenney and Keeping 1962), and interquartile range over the deviation
+_MEDIAN_ERROR, _QUARTILES = 1.2533, 1.349
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ class Protocol:
 
     Sampling stops when the standard error of the median (1.2533 s / sqrt(n) of a normal sample, s
     from the interquartile range) is below `precision` of the median and `min_samples` are there,
-    else after `time_cap` or `max_samples`. Raises SpecError for impossible values.
-    Source of the factor: Kenney and Keeping 1962, sqrt(pi / 2).
+    else after `time_cap` or `max_samples`. Warm-up is at least `warmup_runs` runs and `warmup`
+    long. Raises SpecError for impossible values.
     """
 
     warmup_runs: int = 3
@@ -46,7 +50,7 @@ class Protocol:
     precision: float = 0.005
     time_cap: float = 1.0
     verify: bool = True
-    energy: EnergyProtocol = EnergyProtocol()
+    energy: EnergyProtocol = field(default_factory=EnergyProtocol)
 
     def __post_init__(self) -> None:
         if self.warmup_runs < 1 or self.min_samples < 3 or self.max_samples < self.min_samples:
@@ -83,31 +87,25 @@ def measure_point(
 
     Never raises for what a point does (a refusal, a failed build, garbage, out of memory): the
     row says so. Raises MeasurementError only when the device is lost (`provider.probe` fails
-    after a failure), since every later point would fail too.
+    after a failure), since every later point would fail too. A provider of recorded rows (one
+    with a method `recorded`) is asked for its row instead: nothing runs.
     """
     protocol = protocol or Protocol()
-    row: Row = {**point.columns(), "point": point.key, "provider": provider.name, "op": "gemm"}
+    op = point.kernel if point.kernel in BANDWIDTH_KERNELS else "gemm"
+    row: Row = {**point.columns(), "point": point.key, "provider": provider.name, "op": op}
     row |= {"status": "failed", "valid": False, "reason": "", "time_s": np.nan}
-    refusal = provider.refusal(point)
-    if refusal:
-        return row | {"status": "refused", "reason": refusal}
     begun = time.perf_counter()
     try:
-        work = provider.prepare(point, rng)
-        try:
-            row |= _measured(work, point, protocol, meter)
-        finally:
-            work.close()
-    except RidgecastError as error:
-        row["reason"] = str(error)
-    except MemoryError:
-        row["reason"] = "out of memory"
-    except Exception as error:  # a driver's own exception; the sweep must go on
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        row["reason"] = f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"
-    row["elapsed_s"] = time.perf_counter() - begun
-    if row["status"] == "failed":
-        probe = provider.probe()
+        refusal = provider.refusal(point)
+        if refusal:
+            return row | {"status": "refused", "reason": refusal}
+        recorded = getattr(provider, "recorded", None)
+        row |= recorded(point) if recorded else _run(provider, point, rng, protocol, meter)
+    except Exception as error:  # also a driver's own exception; the sweep must go on
+        row |= {"status": "failed", "valid": False, "reason": _told(error)}
+    row.setdefault("elapsed_s", time.perf_counter() - begun)
+    if row["status"] == "failed" and not hasattr(provider, "recorded"):
+        probe = _probe(provider)
         if not probe.ok:
             raise MeasurementError(
                 f"{provider.name}: the device was lost at point {point.key} "
@@ -117,10 +115,42 @@ def measure_point(
     return row
 
 
+def _told(error: Exception) -> str:
+    """One line on an exception: ours as it is, another's with its kind and place."""
+    if isinstance(error, RidgecastError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"
+
+
+def _probe(provider: Provider) -> Probe:
+    try:
+        return provider.probe()
+    except Exception as error:  # a device that cannot even be asked is lost
+        return Probe(False, _told(error))
+
+
+def _run(
+    provider: Provider,
+    point: Point,
+    rng: np.random.Generator,
+    protocol: Protocol,
+    meter: Meter | None,
+) -> Row:
+    """Prepare, measure and close, whatever happens in between."""
+    work = provider.prepare(point, rng)
+    try:
+        return _measured(work, point, protocol, meter)
+    finally:
+        work.close()
+
+
 def _measured(work: Work, point: Point, protocol: Protocol, meter: Meter | None) -> Row:
-    """Rows' columns of prepared work."""
+    """Columns of prepared work."""
     row: Row = dict(work.facts)
-    reasons: list[str] = []
+    notes: list[str] = []
     if protocol.verify:
         error = float(work.verify())
         row |= {"error_frobenius": error, "tolerance": work.tolerance}
@@ -128,27 +158,41 @@ def _measured(work: Work, point: Point, protocol: Protocol, meter: Meter | None)
             # garbage is not timed: it may have skipped the work
             reason = f"wrong result: relative error {error:.3g}, allowed {work.tolerance:.3g}"
             return row | {"status": "failed", "valid": False, "reason": reason}
+    else:
+        notes.append("not verified")
     sampled = take_samples(work, protocol, meter)
     row |= _statistics(sampled)
     if not len(sampled.times):
         reason = f"every sample was throttled ({', '.join(sampled.throttle)})"
         return row | {"status": "ok", "valid": False, "reason": reason}
     if sampled.stopped_by != "precision":
-        reasons.append(f"stopped by {sampled.stopped_by}")
+        notes.append(f"stopped by {sampled.stopped_by}")
     if point.energy:
-        row |= measure_energy(work, row["time_s"], meter, protocol.energy)
-        reasons += [row.pop("energy_reason")] if row.get("energy_reason") else []
-    return row | {"status": "ok", "valid": True, "reason": "; ".join(reasons)}
+        row |= _energy(work, row["time_s"], meter, protocol.energy)
+        notes += [row.pop("energy_reason")] if row.get("energy_reason") else []
+    return row | {"status": "ok", "valid": True, "reason": "; ".join(notes)}
+
+
+def _energy(work: Work, run_time: float, meter: Meter | None, protocol: EnergyProtocol) -> Row:
+    """Columns of the energy window; a meter that fails costs the energy, not the time."""
+    try:
+        return measure_energy(work, run_time, meter, protocol)
+    except RidgecastError as error:
+        return {"energy_j": np.nan, "power_w": np.nan, "energy_reason": f"energy: {error}"}
 
 
 def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> Sampled:
-    """Warm up, then sample in batches until the median is known to `protocol.precision`."""
+    """Warm up, then sample in batches until the median is known to `protocol.precision`.
+
+    Batches before or after which the meter says that the device is throttled are dropped and
+    counted. Raises MeasurementError when the device's clock gives a time that cannot be.
+    """
     warm_until = time.perf_counter() + protocol.warmup
-    runs, slowest = 0, 0.0
+    runs, last = 0, 0.0
     while runs < protocol.warmup_runs or time.perf_counter() < warm_until:
-        slowest = float(work.sample(1)[0])
+        last = float(work.sample(1)[0])
         runs += 1
-    batch = int(np.clip(0.02 / max(slowest, 1e-7), 3, 200))  # about 20 ms: throttle is polled
+    batch = int(np.clip(_BATCH / max(last, 1e-7), 3, 200))
     kept: list[F64] = []
     dropped, seen, count = 0, set[str](), 0
     deadline = time.perf_counter() + protocol.time_cap
@@ -156,6 +200,10 @@ def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> 
         reasons = set(meter.throttled()) if meter else set[str]()
         times = np.asarray(work.sample(min(batch, protocol.max_samples - count)), np.float64)
         reasons |= set(meter.throttled()) if meter else set[str]()
+        if not (len(times) and np.isfinite(times).all() and (times > 0).all()):
+            raise MeasurementError(
+                f"the device's clock gave {times[:3].tolist()} s for a run; need times above 0"
+            )
         count += len(times)
         if reasons:
             seen |= reasons
@@ -169,13 +217,18 @@ def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> 
     return Sampled(times, dropped, tuple(sorted(seen)), stopped)
 
 
+def _median_error(times: F64) -> float:
+    """Relative standard error of the median; NaN for fewer than 2 samples."""
+    if len(times) < 2:
+        return np.nan
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return float(_MEDIAN_ERROR * (high - low) / _QUARTILES / np.sqrt(len(times)) / middle)
+
+
 def _stop(kept: list[F64], count: int, deadline: float, protocol: Protocol) -> str:
     times = np.concatenate(kept) if kept else np.empty(0)
-    if len(times) >= protocol.min_samples:
-        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
-        spread = (high - low) / 1.349  # standard deviation of a normal sample
-        if 1.2533 * spread / np.sqrt(len(times)) <= protocol.precision * middle:
-            return "precision"
+    if len(times) >= protocol.min_samples and _median_error(times) <= protocol.precision:
+        return "precision"
     if count >= protocol.max_samples:
         return "max_samples"
     # past the cap at least three samples are wanted, unless throttling eats them all
@@ -186,13 +239,14 @@ def _stop(kept: list[F64], count: int, deadline: float, protocol: Protocol) -> s
 
 
 def _statistics(sampled: Sampled) -> Row:
-    """Columns of a sample: median, deviation, range and quantiles in seconds."""
+    """Columns of a sample: median and its relative error, deviation, quantiles in seconds."""
     times = sampled.times
     row: Row = {
         "samples": float(len(times)),
         "throttled_samples": sampled.dropped,
         "throttle_reasons": ",".join(sampled.throttle),
         "stopped_by": sampled.stopped_by,
+        "median_error": _median_error(times),
     }
     names = ("time_low_s", "time_p10_s", "time_s", "time_p90_s", "time_high_s")
     if not len(times):
