@@ -167,8 +167,10 @@ class Reading:
     """What a meter saw between `start` and `stop`; NaN where it cannot know, with a reason.
 
     `energy` in J and `mean_power` in W are of the whole board or package. `samples` are the
-    instant readings as columns ("time" in s since start, "power" in W, "clock" and
-    "memory_clock" in Hz, "temperature" in deg C), empty arrays where there are none.
+    instant readings as columns ("time" in s since start, "power" in W, "energy" as the counter's
+    J since its first reading, "clock" and "memory_clock" in Hz, "temperature" in deg C), NaN where
+    one was not read, empty arrays where there are none. `facts` are further columns of the row,
+    such as power_limit_w, or energy_source ("counter", "instant" or "averaged": what `energy` is).
     """
 
     duration: float  # s, host clock
@@ -177,6 +179,7 @@ class Reading:
     reason: str = ""
     throttle: tuple[str, ...] = ()  # reasons seen, such as "power_cap", "thermal"
     samples: Mapping[str, F64] = field(default_factory=dict[str, F64])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @runtime_checkable
