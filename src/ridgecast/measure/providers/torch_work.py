@@ -109,7 +109,7 @@ class TorchWork:
             self._launches = -(-self._launches // sets) * sets
             reason = self._capture()
         in_graph = self._graph is not None
-        self.facts: dict[str, float | int | str] = {
+        self.facts: Mapping[str, float | int | str] = {
             **gpu.facts(),
             **(facts or {}),
             "launch": "graph" if in_graph and not self._cold else "stream",
