@@ -69,8 +69,12 @@ def environment_of(
     seed: int = 0,
     command: str = "",
     meter: Meter | None = None,
+    meter_reason: str = "",
 ) -> Environment:
-    """Record the environment of a provider on its device, now. Missing facts are null."""
+    """Record the environment of a provider on its device, now. Missing facts are null.
+
+    `meter_reason` says why there is no meter.
+    """
     names = getattr(provider, "libraries", _LIBRARIES.get(provider.name, ()))
     facts = plain_row(device.facts)
     agree: dict[str, Any] = {
@@ -95,8 +99,9 @@ def environment_of(
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "gpu_processes": gpu_processes(device.uuid) if device.kind == "gpu" else None,
         "meter": meter.name if meter else None,
+        "meter_reason": meter_reason,
         "protocol": {k: v for k, v in asdict(protocol).items() if k != "energy"},
-        "energy_protocol": asdict(protocol.energy),
+        "energy_protocol": plain_row(asdict(protocol.energy)),
         "command": command,
         "seed": seed,
         "ridgecast": _version("ridgecast"),

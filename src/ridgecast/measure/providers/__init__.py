@@ -19,6 +19,7 @@ PROVIDERS: dict[str, str] = {
     "torch": "ridgecast.measure.providers.torch_library:TorchLibrary",
     "triton": "ridgecast.measure.providers.triton_matmul:TritonMatmul",
     "cutlass": "ridgecast.measure.providers.cutlass:Cutlass",
+    "replay": "ridgecast.measure.providers.replay:Replay",
 }
 
 
