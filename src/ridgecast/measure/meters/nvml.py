@@ -58,6 +58,7 @@ THROTTLE: dict[int, str] = {
 _AS_FOUND = frozenset({"clock_setting", "display_clock"})  # how somebody set the device up
 
 _POWER_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, mW
+_TRY = "; try: "  # parts reason and cure in a message
 _POLL_SHARE = 0.01  # share of the time that asking for throttle reasons may take
 _PROCESS_AGE = 1.0  # s that a list of processes is kept at least: asking is slow
 
@@ -97,7 +98,7 @@ class Nvml:
         except MissingExtraError as error:
             return Probe(False, str(error), _INSTALL)
         except MeasurementError as error:
-            return Probe(False, str(error), _cure(error))
+            return Probe(False, str(error).partition(_TRY)[0], _cure(error))
         others = self._other_processes()
         reason = f"{others} other process{'es' * (others > 1)} on the GPU" if others else ""
         return Probe(True, reason=reason, device=device)
@@ -188,7 +189,7 @@ class Nvml:
         except library.NVMLError as error:
             code = int(getattr(error, "value", 999))
             reason, cure = ERRORS.get(code, (f"NVML error {code}: {error}", ""))
-            raise MeasurementError(f"nvml: {reason}{f'; try: {cure}' if cure else ''}") from error
+            raise MeasurementError(f"nvml: {reason}{_TRY + cure if cure else ''}") from error
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Call NVML on the device; None where the board lacks the query. Raises when it is lost."""
