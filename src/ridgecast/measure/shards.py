@@ -169,14 +169,19 @@ def _order(folder: Path) -> list[str]:
     return json.loads(path.read_text("utf-8"))["points"] if path.exists() else []
 
 
-def finished_points(folder: str | os.PathLike[str]) -> dict[str, tuple[str, int]]:
-    """Status and number of the last attempt at each point of a folder; {} for a new folder."""
+def finished_points(folder: str | os.PathLike[str]) -> dict[str, Row]:
+    """Last row of each point of a folder, by key: attempt, status, elapsed_s, time_s.
+
+    {} for a folder without rows.
+    """
     try:
         table = read_shards(folder)
     except NoDataError:
         return {}
-    keys = zip(_identities(table), table["status"].tolist(), strict=True)
-    return {key: (str(status), attempt) for (key, attempt), status in keys}
+    names = [n for n in ("attempt", "status", "elapsed_s", "time_s") if n in table]
+    values = zip(*(table[name].tolist() for name in names), strict=True)
+    rows = (dict(zip(names, row, strict=True)) for row in values)
+    return dict(zip(map(str, table["point"].tolist()), rows, strict=True))
 
 
 # ------------------------------------------------------------------------------------- writing

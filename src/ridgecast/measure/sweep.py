@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NoDataError
 from .base import Meter, Point, Provider
 from .durations import Durations
 from .interrupts import Interrupts
@@ -26,7 +25,7 @@ from .plan import Plan
 from .record import admit
 from .sampling import choose, in_order, point_features
 from .session import Session, open_session
-from .shards import ShardWriter, finished_points, read_shards
+from .shards import ShardWriter, finished_points
 
 __all__ = ["DryRun", "Options", "Progress", "Result", "dry_run", "run_sweep"]
 
@@ -37,8 +36,8 @@ _TOGETHER = 8  # points chosen at once under a budget
 class Options:
     """How to run: `budget` in s (None: all points), shards by count and seconds.
 
-    `retry_failed` measures failed points again (refused ones stay refused unless it is set too);
-    `mix` lets results of another environment into one folder.
+    `retry_failed` measures failed and refused points again; `mix` lets results of another
+    environment into one folder.
     """
 
     budget: float | None = None
@@ -104,8 +103,8 @@ def dry_run(plan: Plan, out: str | Path | None = None, *, provider: Provider) ->
     note = "" if probe.ok else f"provider {provider.name} cannot run here: {probe.reason}"
     durations = Durations(plan.points, probe.device, plan.protocol)
     finished = finished_points(out) if out else {}
-    if finished and out:
-        _learn(durations, plan, out)
+    for point in plan.points:
+        durations.told(point, finished.get(point.key, {}))
     waiting = [point for point in plan.points if point.key not in finished]
     refused: dict[str, int] = {}
     able: list[Point] = []
@@ -131,19 +130,6 @@ def dry_run(plan: Plan, out: str | Path | None = None, *, provider: Provider) ->
     )
 
 
-def _learn(durations: Durations, plan: Plan, out: str | Path) -> None:
-    """Tell the durations of the rows that a folder has."""
-    try:
-        table = read_shards(out)
-    except NoDataError:
-        return
-    points = {point.key: point for point in plan.points}
-    for i, key in enumerate(table["point"].tolist()):
-        if key in points:
-            row = {name: table[name][i] for name in ("status", "elapsed_s") if name in table}
-            durations.told(points[key], row)
-
-
 def run_sweep(
     plan: Plan,
     out: str | Path,
@@ -162,22 +148,24 @@ def run_sweep(
     """
     options = options or Options()
     begun = time.monotonic()
-    session = open_session(plan, provider, meter)
     folder = Path(out)
     with (
         Interrupts() as interrupts,
         ShardWriter(folder, rows=options.shard_rows, seconds=options.shard_seconds) as writer,
     ):
+        # with the lock in hand: a probe would disturb another's measurement
+        session = open_session(plan, provider, meter)
         admit(folder, session.environment, mix=options.mix)
         session.environment.write(folder)
         writer.record_order(plan.points)
         run = _Run(plan, session, folder, options)
         run.resume()
         for point in run.waiting(begun):
+            started = time.monotonic()
             row = run.measure(point)
             with interrupts.held():
                 writer.append(row)
-            run.told(point, row)
+            run.told(point, row, time.monotonic() - started)
             if progress:
                 progress(run.progress(row, time.monotonic() - begun))
     return run.result(time.monotonic() - begun)
@@ -200,22 +188,24 @@ class _Run:
 
     def resume(self) -> None:
         """Take over what earlier runs finished."""
-        wanted = set(self.index)
-        for key, (status, attempt) in finished_points(self.folder).items():
-            self.attempts[key] = attempt
-            if key in wanted and not (status != "ok" and self.options.retry_failed):
-                self.finished.add(key)
+        known = finished_points(self.folder)
+        for point in self.plan.points:
+            row = known.get(point.key)
+            if row is None:
+                continue
+            self.attempts[point.key] = int(row["attempt"])
+            if row["status"] != "ok" and self.options.retry_failed:
+                continue
+            self.finished.add(point.key)
+            self._learn(point, row)
         self.before = self.done = len(self.finished)
-        if self.finished:
-            _learn(self.durations, self.plan, self.folder)
-            table = read_shards(self.folder)
-            for key, seconds in zip(table["point"].tolist(), _times(table), strict=True):
-                if key in wanted:
-                    self._timed(key, seconds)
 
-    def _timed(self, key: str, seconds: float) -> None:
-        if seconds > 0:
-            self.log_ratio[self.index[key]] = np.log(seconds / self.durations.run_time[key])
+    def _learn(self, point: Point, row: Mapping[str, Any]) -> None:
+        self.durations.told(point, row)
+        seconds = float(row.get("time_s", np.nan))
+        if row["status"] == "ok" and seconds > 0:
+            guess = self.durations.run_time[point.key]
+            self.log_ratio[self.index[point.key]] = np.log(seconds / guess)
 
     def waiting(self, begun: float) -> Iterator[Point]:
         """Points to measure, each once; under a budget until none fits into what is left."""
@@ -244,15 +234,13 @@ class _Run:
             self.session, self._idle_known = self.session.with_idle(), True
         return self.session.row(point, self.attempts.get(point.key, 0) + 1)
 
-    def told(self, point: Point, row: Mapping[str, Any]) -> None:
-        """Count a finished row and learn from it."""
+    def told(self, point: Point, row: Mapping[str, Any], took: float) -> None:
+        """Count a finished row and learn from it and from the seconds that it took here."""
         self.finished.add(point.key)
         self.done += 1
         self.by_status[str(row["status"])] += 1
         self.invalid += row["status"] == "ok" and not row["valid"]
-        self.durations.told(point, row)
-        if row["status"] == "ok":
-            self._timed(point.key, float(row["time_s"]))
+        self._learn(point, {**row, "elapsed_s": took})
 
     def progress(self, row: Mapping[str, Any], elapsed: float) -> Progress:
         """Where the run stands; the ETA is never beyond the budget."""
@@ -280,10 +268,3 @@ class _Run:
             duplicates=self.plan.duplicates,
             excluded=self.plan.excluded,
         )
-
-
-def _times(table: Mapping[str, np.ndarray]) -> list[float]:
-    rows = len(table["point"])
-    good = table["status"] == "ok"
-    times = np.asarray(table.get("time_s", np.full(rows, np.nan)), np.float64)
-    return np.where(good, times, np.nan).tolist()

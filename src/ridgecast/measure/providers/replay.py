@@ -24,7 +24,7 @@ _IDENTITY = {"kernel": "library", "m": None, "n": None, "k": None, "dtype": None
              "repeat": 0}  # fmt: skip
 # of the run that replays, not of the recording
 _OWN = ("point", "provider", "op", "collection", "environment", "schema_version", "attempt", "utc",
-        "seed", "device", "hardware", "licence")  # fmt: skip
+        "seed", "device", "hardware")  # fmt: skip
 
 
 class Replay:
@@ -105,6 +105,7 @@ class Replay:
         for name in ("provider", "collection"):
             if name in row:
                 kept[f"recorded_{name}"] = row[name]
+        kept.setdefault("licence", "of the recording")
         kept.setdefault("status", "ok" if kept.get("time_s", 0.0) > 0 else "failed")
         kept.setdefault("valid", kept["status"] == "ok")
         return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ IMPORTERS: dict[str, str] = {
     "gpperf_csv": "ridgecast.store.importers.gpperf:CUTLASS_CSV",
     "gpperf_tiled": "ridgecast.store.importers.gpperf:TILED",
     "gpperf_tiled_csv": "ridgecast.store.importers.gpperf:TILED_CSV",
+    "ridgecast_shards": "ridgecast.store.importers.ridgecast_shards:IMPORTER",
     "plain": "ridgecast.store.importers.plain:IMPORTER",
 }
 
@@ -149,7 +151,7 @@ def _expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
             continue
         path = Path(item)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_SUFFIXES))
+            inside = sorted(p for p in path.rglob("*") if _is_table(p.name))
             if not inside:
                 raise NoDataError(f"{path}: no table file ({', '.join(_SUFFIXES)}) inside")
             found += inside
@@ -160,6 +162,12 @@ def _expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     return found
 
 
+def _is_table(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not _BESIDE.fullmatch(name)
+
+
+# what `ridgecast measure` writes beside its shards
+_BESIDE = re.compile(r"environment-[0-9a-f]+\.json|order\.json")
 _SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".json", ".json.gz")
 
 
