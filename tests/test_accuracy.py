@@ -28,7 +28,7 @@ from ridgecast.store import write_measurements as write
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 FIT_PHYSICS, FEW_ROWS = time_model.fit_physics, utilisation.FEW_ROWS
-SMALL = FitOptions(trees=8, leaves=15, network=MlpOptions(hidden=(8,), epochs=1), fold_epochs=1)
+SMALL = FitOptions(trees=8, leaves=15, network=MlpOptions(hidden=(8,), epochs=1))
 
 
 def measurements(rows=240, device="h200_sxm", seed=0):

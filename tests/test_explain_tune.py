@@ -24,9 +24,7 @@ from ridgecast.predict.utilisation import FitOptions
 from ridgecast.store import canonical, write_table
 
 KNOWN = (256.0, 1024.0, 512.0)
-SMALL = FitOptions(
-    trees=10, leaves=15, network=MlpOptions(hidden=(16, 16), epochs=2), fold_epochs=1
-)
+SMALL = FitOptions(trees=10, leaves=15, network=MlpOptions(hidden=(16, 16), epochs=2))
 FEW = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -33,6 +33,10 @@ _PROBABILITIES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 
                            0.995])  # fmt: skip
 _SCORED = 2500  # rows of each left-out device that calibrate the intervals
 _PREFERRED = ("bf16", "fp16")
+# one chip family teaches nothing of how families differ: a factor of five each way (assumed)
+_UNKNOWN = np.tile(np.log([0.2, 5.0])[[0] * 6 + [1] * 7], (len(SIZE_EDGES) + 1, 1))
+_COVERED = 0.9
+_WIDENINGS = np.arange(1.0, 2.01, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,9 @@ class Prior:
     """Priors by kind of tensor core, and quantiles of log(measured / predicted).
 
     `priors` maps warpgroup (True, False) to a fitted prior; `quantiles` maps "family" (the
-    device's family was measured) and "none" to [sizes, probabilities]; `families` names the chip
-    families that were taught; `card` tells devices and scores.
+    device's family was measured) and "none", each for a kind of tensor core ("family/warpgroup",
+    "none/warp" ...), to [sizes, probabilities]; `families` names the chip families that were
+    taught; `card` tells devices and scores.
     """
 
     priors: Mapping[bool, transfer.Prior]
@@ -69,7 +74,7 @@ class Prior:
         prior = self.priors.get(kind) or next(iter(self.priors.values()))
         time = np.exp(prior.predict(rows))
         known = family in self.families
-        table = self.quantiles["family" if known and "family" in self.quantiles else "none"]
+        table = self._table(known, kind)
         size = np.searchsorted(SIZE_EDGES, time)
         tail = (1.0 - level) / 2.0
         low, high = (
@@ -83,6 +88,17 @@ class Prior:
             low, high = low**1.5, high**1.5
             reason += f", in {_PREFERRED[0]}"
         return time, time * low, time * high, reason
+
+    def _table(self, known: bool, warpgroup: bool) -> F64:
+        """Quantiles for the nearest relation that was calibrated, of this kind before the other."""
+        relations = ["family", "none"] if known else ["none"]
+        kinds = [_name(warpgroup), _name(not warpgroup)]
+        keys = [f"{relation}/{kind}" for relation in relations for kind in kinds]
+        return next((self.quantiles[k] for k in keys if k in self.quantiles), _UNKNOWN)
+
+
+def _name(warpgroup: bool) -> str:
+    return "warpgroup" if warpgroup else "warp"
 
 
 def family_of(hardware: Hardware) -> str:
@@ -106,13 +122,13 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
 
     One table for each device, bf16 where there is one. Intervals rest on predictions of each
     family by a prior that was fitted without it ("none") and of each device by one that kept its
-    family ("family").
+    family ("family"), of devices with the same kind of tensor core.
     """
     teachers = _teachers([Teacher(*t) for t in tables])
     rng = np.random.default_rng(seed)
     rows = {t.hardware: _taught(t) for t in teachers}
     scored = {name: r.take(rng.permutation(len(r.shapes))[:_SCORED]) for name, r in rows.items()}
-    residuals: dict[str, list[tuple[F64, F64]]] = {"none": [], "family": []}
+    residuals: dict[str, list[_Residuals]] = {}
     scores: list[dict[str, Any]] = []
     for name, test in scored.items():
         others = {n: r for n, r in rows.items() if n != name}
@@ -127,7 +143,8 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
                 test.device, test.shapes, test.features, None, test.family
             ))  # fmt: skip
             residual = test.measured() - predicted
-            residuals[kind].append((residual, np.exp(predicted)))
+            key = f"{kind}/{_name(test.device.warpgroup)}"
+            residuals.setdefault(key, []).append(_Residuals(name, residual, np.exp(predicted)))
             error = np.abs(np.expm1(-residual))
             scores.append({
                 "hardware": name, "dtype": "bf16", "split": "unseen_device",
@@ -136,9 +153,7 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
                 "p90": float(np.quantile(error, 0.9)),
                 "bias": float(np.median(np.expm1(-residual))),
             })  # fmt: skip
-    quantiles = {kind: _quantiles(found) for kind, found in residuals.items() if found}
-    # one chip family teaches nothing of how families differ: a factor of five each way (assumed)
-    quantiles.setdefault("none", np.tile(np.log([0.2, 5.0])[[0] * 6 + [1] * 7], (4, 1)))
+    quantiles = {key: _widened(_quantiles(f), _widening(f)) for key, f in residuals.items()}
     _coverage(scores, residuals)
     everything = list(rows.values())
     kinds = {r.device.warpgroup for r in everything}
@@ -173,10 +188,26 @@ def _fit(tables: list[transfer.Rows], warpgroup: bool, seed: int) -> transfer.Pr
     return None if kind is None else transfer.fit_prior(tables, warpgroup=kind, seed=seed)
 
 
-def _quantiles(found: Sequence[tuple[F64, F64]]) -> F64:
+@dataclass(frozen=True, slots=True)
+class _Residuals:
+    """log(measured / predicted) and predicted seconds of a device that the prior did not know."""
+
+    hardware: str
+    log_ratio: F64
+    time: F64
+
+    def coverage(self, table: F64) -> float:
+        """Share of the rows inside the 90 % interval of quantiles [sizes, probabilities]."""
+        rows = table[np.searchsorted(SIZE_EDGES, self.time)]
+        low, high = (int(np.searchsorted(_PROBABILITIES, p)) for p in (0.05, 0.95))
+        inside = (self.log_ratio >= rows[:, low]) & (self.log_ratio <= rows[:, high])
+        return float(inside.mean())
+
+
+def _quantiles(found: Sequence[_Residuals]) -> F64:
     """Quantiles [sizes, probabilities] of residuals; a thin size takes those of all."""
-    residual = np.concatenate([r for r, _ in found])
-    size = np.searchsorted(SIZE_EDGES, np.concatenate([t for _, t in found]))
+    residual = np.concatenate([f.log_ratio for f in found])
+    size = np.searchsorted(SIZE_EDGES, np.concatenate([f.time for f in found]))
     everywhere = np.quantile(residual, _PROBABILITIES)
     return np.array([
         np.quantile(residual[size == s], _PROBABILITIES) if (size == s).sum() >= 300 else everywhere
@@ -184,18 +215,38 @@ def _quantiles(found: Sequence[tuple[F64, F64]]) -> F64:
     ])  # fmt: skip
 
 
-def _coverage(scores: list[dict[str, Any]], residuals: Mapping[str, list[tuple[F64, F64]]]) -> None:
+def _widened(table: F64, factor: float) -> F64:
+    """Quantiles moved away from their median by a factor in log units."""
+    median = table[:, len(_PROBABILITIES) // 2, None]
+    return median + factor * (table - median)
+
+
+def _widening(found: Sequence[_Residuals]) -> float:
+    """Least factor for which a device is covered by the others' 90 % interval as promised.
+
+    Pooled residuals of few devices tell too little of how devices differ; the mean coverage of
+    each device by the rest says how much wider the interval must be.
+    """
+    if len(found) < 2:
+        return float(_WIDENINGS[-1])
+    rest = [_quantiles([f for f in found if f is not one]) for one in found]
+    for factor in _WIDENINGS:
+        each = [f.coverage(_widened(q, factor)) for f, q in zip(found, rest, strict=True)]
+        if np.mean(each) >= _COVERED:
+            break
+    return float(factor)
+
+
+def _coverage(scores: list[dict[str, Any]], residuals: Mapping[str, list[_Residuals]]) -> None:
     """Add to each score the share of its rows that the other devices' 90 % interval holds."""
-    for kind, found in residuals.items():
-        lines = [s for s in scores if (s["kept"] == "family") == (kind == "family")]
-        for i, (line, (residual, time)) in enumerate(zip(lines, found, strict=True)):
-            others = [f for j, f in enumerate(found) if j != i]
-            if not others:
-                continue
-            table = _quantiles(others)[np.searchsorted(SIZE_EDGES, time)]
-            low, high = (int(np.searchsorted(_PROBABILITIES, p)) for p in (0.05, 0.95))
-            inside = (residual >= table[:, low]) & (residual <= table[:, high])
-            line["coverage"] = float(inside.mean())
+    for key, found in residuals.items():
+        factor = _widening(found)
+        for one in found:
+            others = [f for f in found if f is not one]
+            kept = "family" if key.startswith("family") else "no relative"
+            line = next(s for s in scores if (s["hardware"], s["kept"]) == (one.hardware, kept))
+            if others:
+                line["coverage"] = one.coverage(_widened(_quantiles(others), factor))
 
 
 def save_prior(prior: Prior, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -171,14 +171,12 @@ def _held_out(
     roofline = bound_of(p, hardware, "cold")
     rng = np.random.default_rng(options.seed)
     parts: list[tuple[Any, ...]] = []
-    # the folds only need the residuals' spread: a shorter training of the network suffices
-    quick = replace(options, network=replace(options.network, epochs=options.fold_epochs))
     for fold in folds(shapes.m, shapes.n, shapes.k, shapes.batch, rng):
         inner = shapes.take(fold.train)
         constants = fit_physics(inner, time[fold.train], dtype, hardware, options.seed)
         features = gemm_features(p, hardware, constants)
         y = np.log(time[fold.train] / features.analytic[fold.train])
-        fitted = fit_utilisation(features.values[fold.train], y, quick)
+        fitted = fit_utilisation(features.values[fold.train], y, options)
         trees, smooth = fitted.predict(features.values[fold.test], options.threads)
         inside = Domain.of(*inner)
         distance = inside.distance(*shapes.take(fold.test))

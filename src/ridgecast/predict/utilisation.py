@@ -51,8 +51,7 @@ class FitOptions:
     leaves: int = 127
     step: float = 0.12
     min_leaf: int = 8
-    network: MlpOptions = field(default_factory=lambda: MlpOptions(epochs=160))
-    fold_epochs: int = 30
+    network: MlpOptions = field(default_factory=MlpOptions)
     threads: int = 1
     seed: int = 0
 
