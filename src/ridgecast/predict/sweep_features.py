@@ -54,10 +54,16 @@ class Device:
     caches: tuple[float, ...]
 
 
-def device_of(hardware: Hardware | None, dtype: str, best_rate: float) -> Device:
-    """Collect the numbers of a device; `best_rate` [flop/s] stands in where there is no spec."""
+def device_of(
+    hardware: Hardware | None, dtype: str, best_rate: float, units: float = 1.0
+) -> Device:
+    """Collect the numbers of a device.
+
+    `best_rate` [flop/s] and `units` (threads that share the blocks) stand in where there is no
+    spec.
+    """
     if hardware is None:
-        return Device(None, 1.0, best_rate, float("nan"), ())
+        return Device(None, units, best_rate, float("nan"), ())
     try:
         rate = hardware.rate(dtype)
     except RidgecastError:
@@ -126,10 +132,6 @@ class _Blocks:
     @property
     def steps(self) -> F64:
         return np.ceil(self.k / self.tk)
-
-    @property
-    def padded(self) -> F64:
-        return 2.0 * self.count * self.steps * self.tm * self.tn * self.tk
 
     @property
     def staged(self) -> F64:
@@ -288,16 +290,17 @@ def terms_of(table: Table, device: Device) -> dict[str, F64]:
     """Non-negative terms [rows] that a time may be a sum of.
 
     Counts of a blocked loop (calls, blocks, steps, rows of the inner loop, vectors, multiply-adds,
-    staged and written elements, unique bytes) and, where the device has a kernel model, its time
-    and its launch. Fitted coefficients turn counts into seconds.
+    staged and written elements, unique bytes) on the unit that has most blocks to do, and, where
+    the device has a kernel model, its time. Fitted coefficients turn counts into seconds.
     """
     b = _blocks(table)
-    inner = b.count * b.steps * b.tm * b.tk
+    most = np.ceil(b.count / device.units)  # blocks are dealt whole
+    inner = most * b.steps * b.tm * b.tk
     terms = {
-        "call": np.ones(length(table)), "block": b.count, "step": b.count * b.steps,
-        "row": inner, "vector": inner * np.ceil(b.tn / _LANES), "fma": b.padded / 2.0,
-        "useful": b.batch * b.m * b.n * b.k, "staged": b.staged,
-        "written": b.count * b.tm * b.tn, "bytes": b.bytes,
+        "call": np.ones(length(table)), "block": most, "step": most * b.steps,
+        "row": inner, "vector": inner * np.ceil(b.tn / _LANES), "fma": inner * b.tn,
+        "useful": b.batch * b.m * b.n * b.k, "staged": most * b.steps * b.tk * (b.tm + b.tn),
+        "written": most * b.tm * b.tn, "bytes": b.bytes,
     }  # fmt: skip
     if device.hardware is not None:
         compute = 2.0 * b.batch * b.m * b.n * b.k / device.rate

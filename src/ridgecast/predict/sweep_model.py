@@ -111,6 +111,7 @@ class Family:
     """
 
     device: Device
+    dtype: str
     best_rate: float
     names: tuple[str, ...]
     coefficients: Mapping[str, float]
@@ -226,7 +227,8 @@ class SweepModel:
                 np.savez_compressed(buffer, **arrays)
                 _write(root / f"{stem}.{target}.npz", buffer.getvalue())
             card["models"][name] = {
-                "best_rate": family.best_rate, "names": list(family.names),
+                "best_rate": family.best_rate, "units": family.device.units, "dtype": family.dtype,
+                "names": list(family.names),
                 "coefficients": dict(family.coefficients), "scales": dict(family.scales),
                 "domain": dict(family.domain), "heads": heads,
             }  # fmt: skip
@@ -284,7 +286,7 @@ def _fit_family(table: Table, hardware: Hardware | None, seed: int) -> tuple[Fam
     m, n, k, batch = (column(table, name, 1.0) for name in ("m", "n", "k", "batch"))
     best = float((2.0 * batch * m * n * k / time).max())
     dtype = str(table["dtype"][0]) if "dtype" in table else "fp32"
-    device = device_of(hardware, dtype, best)
+    device = device_of(hardware, dtype, best, float(column(table, "threads", 1.0).max()))
     terms = terms_of(table, device)
     coefficients = fit_terms(terms, time)
     base = analytic(terms, coefficients)
@@ -321,7 +323,7 @@ def _fit_family(table: Table, hardware: Hardware | None, seed: int) -> tuple[Fam
         "low": sizes.min(axis=0).tolist(), "high": sizes.max(axis=0).tolist(),
         "config_columns": config_columns, "configs": np.unique(configs, axis=0).tolist(),
     }  # fmt: skip
-    return Family(device, best, names, coefficients, heads, scales, domain), facts
+    return Family(device, dtype, best, names, coefficients, heads, scales, domain), facts
 
 
 def load_sweep_model(
@@ -356,8 +358,8 @@ def _load_family(root: Path, card: Mapping[str, Any], hardware: Hardware | None)
         with np.load(root / f"{state['file']}.npz", allow_pickle=False) as arrays:
             heads[target] = Head.from_state(state, {k: arrays[k] for k in arrays.files}, text)
     best = float(card["best_rate"])
-    device = device_of(hardware, str(card["domain"].get("dtype", "fp32")), best)
+    device = device_of(hardware, str(card["dtype"]), best, float(card["units"]))
     return Family(
-        device, best, tuple(card["names"]), card["coefficients"], heads, card["scales"],
-        card["domain"],
+        device, str(card["dtype"]), best, tuple(card["names"]), card["coefficients"], heads,
+        card["scales"], card["domain"],
     )  # fmt: skip

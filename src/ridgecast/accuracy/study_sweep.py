@@ -1,0 +1,260 @@
+"""The rows of a study: which points, on which provider, resumed where an earlier run stopped.
+
+Owns the study's own choice of points (cubes for the curves, scattered shapes for the models,
+repeats for the floor, energy where there is a meter) and the way from a table or a recording to
+rows. Measuring is `measure.sweep`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MeasurementError, NoDataError, RidgecastError, SpecError, unknown_name
+from ..measure.base import Point, Provider
+from ..measure.energy import EnergyProtocol
+from ..measure.plan import Plan
+from ..measure.protocol import Protocol
+from ..measure.providers import get_provider
+from ..predict.sweep_features import column as column_or
+from ..store import CONFIG_COLUMNS, import_files
+from ..store.tables import Table, length
+
+__all__ = ["BUDGETS", "PROVIDERS", "Collected", "collect", "find_provider", "read_rows",
+           "study_points"]  # fmt: skip
+
+PROVIDERS = ("cuda", "numba", "opencl")
+"""Providers that a study may use, best first."""
+
+TILES = (1, 2, 4, 8, 16, 32)
+BUDGETS = {"quick": 55.0, "default": 330.0}  # s of measuring
+_SHAPES = {"quick": 20, "default": 64}
+_CUBES = {
+    ("cpu", "quick"): (64, 128, 256), ("cpu", "default"): (64, 128, 192, 256, 384, 512),
+    ("gpu", "quick"): (256, 512, 1024, 2048),
+    ("gpu", "default"): (128, 256, 512, 1024, 1536, 2048, 4096),
+}  # fmt: skip
+_RANGE = {"cpu": (16.0, 512.0), "gpu": (64.0, 4096.0)}
+_LONGEST = {"quick": 0.05, "default": 0.15}  # s that one run may take, by the guess below
+# flop/s that a run is guessed by when points are chosen, per tile side up to 8 (assumed, low)
+_GUESS = {"cpu": 1.5e8, "gpu": 3e10}
+_REPEATS = {"quick": 16, "default": 48}  # points measured once more, for the floor
+_REPEAT_SHARE = 0.15  # of the budget is kept for them
+_ENERGY_SHAPES = {"quick": 2, "default": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Measured rows and what is known of how they came to be.
+
+    `no_power` is the reason why rows have no power, "" where they do.
+    """
+
+    table: Table
+    meta: Mapping[str, Any]
+    no_power: str = ""
+
+
+def find_provider(name: str = "") -> Provider:
+    """Build the named provider, or the best one that works here.
+
+    Raises MeasurementError that says why each does not, with the line that cures it.
+    """
+    if name and name not in PROVIDERS:
+        raise SpecError(unknown_name("provider of a study", name, PROVIDERS))
+    reasons: list[str] = []
+    for candidate in (name,) if name else PROVIDERS:
+        try:
+            provider = get_provider(candidate)
+            probe = provider.probe()
+        except (RidgecastError, ImportError) as error:
+            reasons.append(f"{candidate}: {error}")
+            continue
+        if probe.ok:
+            return provider
+        reasons.append(f"{candidate}: {probe.reason}. {probe.cure}".strip())
+    raise MeasurementError(
+        f"no provider can run the study here. {'; '.join(reasons)}. "
+        "On any CPU: pip install 'ridgecast[study]'"
+    )
+
+
+def study_points(kind: str, size: str, *, energy: bool, seed: int = 0) -> list[Point]:
+    """Points of a study on a device of `kind` (cpu or gpu); `size` is quick or default.
+
+    Cubes and scattered shapes (log-uniform sizes, half of them multiples of 16), each with every
+    tile side that is quick enough; with `energy` also energy windows on the largest cubes.
+    """
+    rng = np.random.default_rng(seed)
+    shapes = [(s, s, s) for s in _CUBES[kind, size]]
+    low, high = np.log2(_RANGE[kind])
+    while len(shapes) < len(_CUBES[kind, size]) + _SHAPES[size]:
+        drawn = 2.0 ** rng.uniform(low, high, 3)
+        step = 16 if rng.random() < 0.5 else 1
+        m, n, k = (max(step, round(float(x) / step) * step) for x in drawn)
+        if (m, n, k) not in shapes:
+            shapes.append((m, n, k))
+    points: list[Point] = []
+    limit = _LONGEST[size] * _GUESS[kind]
+    for m, n, k in shapes:
+        points += [
+            Point("tiled", m, n, k, config={"tile": tile})
+            for tile in TILES
+            if 2.0 * m * n * k <= limit * min(tile, 8)
+        ]
+    if energy:
+        for side in _CUBES[kind, size][-_ENERGY_SHAPES[size] :]:
+            points += [
+                Point("tiled", side, side, side, config={"tile": tile}, energy=True)
+                for tile in TILES
+                if 2.0 * side**3 <= 4.0 * limit * min(tile, 8)
+            ]
+    return points
+
+
+def _protocol(size: str) -> Protocol:
+    """Shorter than the default protocol, so that many points fit; the floor tells what it costs."""
+    quick = size == "quick"
+    return Protocol(
+        warmup=0.02 if quick else 0.03, min_samples=7, precision=0.01,
+        time_cap=0.25 if quick else 0.5, energy=EnergyProtocol(settle=0.5 if quick else 1.5),
+    )  # fmt: skip
+
+
+def collect(
+    out: Path,
+    *,
+    provider: str = "",
+    quick: bool = False,
+    recording: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[Any], None] | None = None,
+) -> Collected:
+    """Measure (or go on measuring) a study's points into `out`; return its rows.
+
+    A killed study goes on where it stopped; the budget counts what was measured before. With
+    provider "replay" the points of `recording` are answered from it.
+    Raises MeasurementError when nothing can measure here.
+    """
+    from ..measure.session import find_meter
+    from ..measure.shards import read_shards
+
+    size = "quick" if quick else "default"
+    if provider == "replay":
+        if recording is None:
+            raise SpecError("provider replay: say which recording with --data FOLDER or FILE")
+        chosen: Provider = get_provider("replay", recording=recording)
+    else:
+        chosen = find_provider(provider)
+    probe = chosen.probe()
+    device = probe.device
+    if device is None:
+        raise MeasurementError(f"{chosen.name}: {probe.reason}")
+    _, missing = find_meter((), device)
+    if recording is not None and provider == "replay":
+        points = _recorded_points(_table_of(recording))
+        _sweep(chosen, points, out, None, seed, size, progress)
+    else:
+        points = study_points(device.kind, size, energy=not missing, seed=seed)
+        _sweep(chosen, points, out, (1.0 - _REPEAT_SHARE) * BUDGETS[size], seed, size, progress)
+        again = _repeats(out, points, _REPEATS[size], seed)
+        _sweep(chosen, again, out, BUDGETS[size], seed, size, progress)
+    table = read_shards(out)
+    meta = {
+        "source": "replay" if provider == "replay" else "measured here",
+        "provider": chosen.name, "device": device.name, "device_kind": device.kind,
+        "catalogue_name": device.hardware, "facts": dict(device.facts),
+        "planned_points": len(points), "size": size,
+    }  # fmt: skip
+    powered = np.isfinite(column_or(table, "energy_j", np.nan)).any()
+    return Collected(table, meta, "" if powered else missing or "no energy point was measured")
+
+
+def _sweep(
+    provider: Provider, points: list[Point], out: Path, budget: float | None, seed: int,
+    size: str, progress: Callable[[Any], None] | None,
+) -> None:  # fmt: skip
+    """Measure what is not finished of `points`, within what `out` has not spent of the budget."""
+    from ..measure.sweep import Options, run_sweep
+
+    left = None if budget is None else budget - _spent(out)
+    if points and (left is None or left > 1.0):
+        plan = Plan.of(points, name=f"study-{size}", seed=seed, protocol=_protocol(size))
+        run_sweep(plan, out, provider=provider, options=Options(budget=left), progress=progress)
+
+
+def _repeats(out: Path, points: list[Point], count: int, seed: int) -> list[Point]:
+    """Points to measure once more for the floor: drawn from the finished ones of the plan."""
+    from ..measure.shards import read_shards
+
+    table = read_shards(out)
+    finished = set(table["point"][table["status"] == "ok"].tolist())
+    done = [p for p in points if p.key in finished and not p.energy]
+    order = np.random.default_rng(seed).permutation(len(done))[:count]
+    return [replace(done[i], repeat=1) for i in sorted(order.tolist())]
+
+
+def _spent(out: Path) -> float:
+    """Seconds that earlier runs spent on the rows that a folder has."""
+    from ..measure.shards import read_shards
+
+    try:
+        table = read_shards(out)
+    except NoDataError:
+        return 0.0
+    return float(np.nansum(column_or(table, "elapsed_s", 0.0)))
+
+
+def _table_of(path: Path) -> Table:
+    from ..measure.shards import read_shards
+
+    return read_shards(path) if path.is_dir() else import_files(path)
+
+
+def _recorded_points(table: Table) -> list[Point]:
+    """Points of recorded rows. Raises SpecError for rows that name none."""
+    points: list[Point] = []
+    configs = {name: column_or(table, name, np.nan) for name in CONFIG_COLUMNS if name in table}
+    for i in range(length(table)):
+        config = {name: int(v[i]) for name, v in configs.items() if np.isfinite(v[i])}
+        fixed: dict[str, Any] = {name: int(table[name][i]) for name in ("m", "n", "k")}
+        for name in ("batch", "repeat"):
+            if name in table:
+                fixed[name] = int(table[name][i])
+        fixed |= {
+            name: str(table[name][i])
+            for name in ("dtype", "layout", "cache", "pattern")
+            if name in table and table[name][i] not in ("", "unknown")
+        }
+        energy = bool(table["energy"][i]) if "energy" in table else False
+        kernel = str(table["kernel"][i]) if "kernel" in table else "library"
+        points.append(Point(kernel, **fixed, config=config, energy=energy))
+    return points
+
+
+def read_rows(path: Path) -> Collected:
+    """Rows of a file or folder that were measured elsewhere (shards, or any importer's tables).
+
+    Raises NoDataError when there is none, SpecError for rows of several devices.
+    """
+    if not path.exists():
+        raise NoDataError(f"{path}: no such file or folder")
+    table = _table_of(path) if _is_shards(path) else import_files(path)
+    names = sorted(set(map(str, table["hardware"].tolist()))) if "hardware" in table else []
+    if len(names) > 1:
+        raise SpecError(
+            f"{path}: rows of {len(names)} devices ({', '.join(names[:4])}); a study is of one: "
+            "give it the files of one device"
+        )
+    powered = np.isfinite(column_or(table, "energy_j", np.nan)).any()
+    meta = {"source": path.name, "provider": None, "device": names[0] if names else "",
+            "catalogue_name": names[0] if names else ""}  # fmt: skip
+    return Collected(table, meta, "" if powered else "the rows hold no energy that is valid")
+
+
+def _is_shards(path: Path) -> bool:
+    return path.is_dir() and (any(path.glob("rows-*.parquet")) or (path / "journal.log").exists())
