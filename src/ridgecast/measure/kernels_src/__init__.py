@@ -22,8 +22,8 @@ from ...errors import RidgecastError, SpecError
 from ...kernels.config import ClblastConfig, TiledConfig
 from ..base import BANDWIDTH_KERNELS, Point
 
-__all__ = ["KERNELS", "MICRO_TOLERANCE", "Limits", "Plan", "micro_arrays", "micro_error",
-           "plan_of", "refusal", "source"]  # fmt: skip
+__all__ = ["KERNELS", "MICRO_TOLERANCE", "Limits", "Plan", "array_elements", "micro_arrays",
+           "micro_error", "plan_of", "read", "refusal", "source"]  # fmt: skip
 
 KERNELS = ("tiled", "clblast", *BANDWIDTH_KERNELS)
 
@@ -54,6 +54,7 @@ class Limits:
     shared_bytes: int = 48 << 10  # static shared memory of one group
     groups_y: int = 65535
     memory: int = 0
+    array_bytes: int = 0  # largest single array
     dtypes: tuple[str, ...] = ("fp32",)
 
 
@@ -215,7 +216,10 @@ def refusal(point: Point, limits: Limits) -> str:
             return f"{point.kernel} wants {got} {what}, this device allows {most}"
     if plan.dtype not in limits.dtypes:
         return f"this device has no {plan.dtype} here; it has {', '.join(limits.dtypes)}"
-    needed = sum(array_elements(point, plan)) * _size(plan.dtype)
+    arrays = [elements * _size(plan.dtype) for elements in array_elements(point, plan)]
+    if limits.array_bytes and max(arrays) > limits.array_bytes:
+        return f"{point.kernel} needs an array of {max(arrays)} bytes, {limits.array_bytes} allowed"
+    needed = sum(arrays)
     if limits.memory and needed > 0.9 * limits.memory:
         return f"{point.kernel} needs {needed} bytes, the device has {limits.memory}"
     return ""

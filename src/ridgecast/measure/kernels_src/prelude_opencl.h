@@ -38,8 +38,8 @@
 
 // 16 bytes, as the micro-benchmarks move them
 typedef float4 word;
-#define WORD_ADD(x, y) ((x) + (y))
-#define WORD_SCALE_ADD(s, x, y) ((s) * (x) + (y))
-#define WORD_SUM(x) ((x).x + (x).y + (x).z + (x).w)
+#define WORD_ADD(p, q) ((p) + (q))
+#define WORD_SCALE_ADD(f, p, q) ((f) * (p) + (q))
+#define WORD_SUM(p) ((p).x + (p).y + (p).z + (p).w)
 #define WORD_ZERO ((float4)(0.0f))
 #define LOAD_BELOW_L1(pointer, index) ((pointer)[index])

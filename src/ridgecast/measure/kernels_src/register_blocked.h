@@ -50,9 +50,12 @@ VECTOR(vector_n, VWN);
 DEVICE vector_m load_a(GLOBAL const REAL *a, const int m, const int k, const int row, const int p) {
     vector_m out;
 #if TRANS_A && WHOLE_M
-    if (INSIDE_M(row) && INSIDE_K(p)) return *(GLOBAL const vector_m *)(a + A_AT(row, p));
+    if (INSIDE_M(row) && INSIDE_K(p)) {
+        out = *(GLOBAL const vector_m *)(a + A_AT(row, p));
+    } else {
 #pragma unroll
-    for (int w = 0; w < VWM; w++) out.s[w] = TO_REAL(0);
+        for (int w = 0; w < VWM; w++) out.s[w] = TO_REAL(0);
+    }
 #else
 #pragma unroll
     for (int w = 0; w < VWM; w++)
@@ -66,9 +69,12 @@ DEVICE vector_n load_b(GLOBAL const REAL *b, const int n, const int k, const int
                        const int column) {
     vector_n out;
 #if !TRANS_B && WHOLE_N
-    if (INSIDE_N(column) && INSIDE_K(p)) return *(GLOBAL const vector_n *)(b + B_AT(p, column));
+    if (INSIDE_N(column) && INSIDE_K(p)) {
+        out = *(GLOBAL const vector_n *)(b + B_AT(p, column));
+    } else {
 #pragma unroll
-    for (int w = 0; w < VWN; w++) out.s[w] = TO_REAL(0);
+        for (int w = 0; w < VWN; w++) out.s[w] = TO_REAL(0);
+    }
 #else
 #pragma unroll
     for (int w = 0; w < VWN; w++)

@@ -178,8 +178,12 @@ def _run(command: list[str], *, timeout: float) -> subprocess.CompletedProcess[s
 
 
 def trimmed(log: str, lines: int = 12, columns: int = 200) -> str:
-    """Lines of a compiler's log that say what is wrong, else its first lines; long lines cut."""
-    text = [line.strip()[:columns] for line in log.splitlines() if line.strip()]
+    """Lines of a compiler's log that say what is wrong, else its first lines.
+
+    Folders are left out of paths and long lines are cut.
+    """
+    plain = re.sub(r"(?<![\w.:])/(?:[^\s/:=<>]+/)+", "", log)
+    text = [line.strip()[:columns] for line in plain.splitlines() if line.strip()]
     wrong = [line for line in text if re.search(r"\b(error|fatal|undefined)\b", line, re.I)]
     kept = wrong or text
     more = [f"({len(kept) - lines} more lines)"] if len(kept) > lines else []
