@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import RidgecastError, SpecError, unknown_name
-from . import lookup, predicting, training
+from . import calibrating, lookup, measuring, predicting, training
 from .output import USAGE, exit_code
 
 __all__ = ["app"]
@@ -79,6 +79,8 @@ def _root(
 app.command("predict")(predicting.predict)
 app.command("explain")(predicting.explain)
 app.command("tune")(predicting.tune)
+app.command("measure")(measuring.measure)
+app.command("calibrate")(calibrating.calibrate)
 app.command("train")(training.train)
 app.command("accuracy")(training.accuracy)
 app.command("hardware")(lookup.hardware)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import SpecError, unknown_name
+from ..errors import NoDataError, SpecError, unknown_name
 from . import options as o
+from .calibrating import HARDWARE_FILE, THIS, calibrated_folder
 from .output import NO_ANSWER, document, plain, write_json
 from .parse import build_config, check_op, config_columns, key_values, parse_gemm
 
 if TYPE_CHECKING:
+    from ..hardware import Hardware
     from ..ops import Gemm
 
 __all__ = ["explain", "predict", "tune"]
@@ -22,14 +24,25 @@ OBJECTIVES = ("time", "energy", "edp")
 CACHES = ("hot", "cold")
 
 
-def _device(on: str | None, user: Path | None) -> Any:
-    """Resolve --on or --hardware; exactly one must be given."""
+def _device(on: str | None, user: Path | None, model: Path | None) -> tuple[Any, Path | None]:
+    """Resolve --on or --hardware, of which exactly one must be given, and the model folder.
+
+    `this` is the machine that `calibrate --on this` measured, with the model that it left.
+    """
     from ..hardware import resolve
 
     if (on is None) == (user is None):
         got = "both" if on else "none"
         raise SpecError(f"device: got {got}, need one of --on NAME or --hardware FILE.toml")
-    return resolve(str(user) if user else str(on))
+    if on == THIS:
+        folder = model or calibrated_folder(THIS)
+        if not (folder / HARDWARE_FILE).exists():
+            raise NoDataError(
+                f"--on this: {folder} holds no calibration of this machine; run "
+                "`ridgecast calibrate --on this` first"
+            )
+        return resolve(folder / HARDWARE_FILE), folder
+    return resolve(str(user) if user else str(on)), model
 
 
 def _choice(option: str, got: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -83,9 +96,8 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     if _choice("cache", cache, CACHES):
         columns["cache"] = str(cache)
     work = _gemm(op, shape, dtype, batch, layout)
-    device = _device(on, hardware)
-    name = str(hardware) if hardware else device.name
-    row = _predict_one(work, name, columns, model=model, level=level)
+    device, model = _device(on, hardware, model)
+    row = _predict_one(work, device, columns, model=model, level=level)
     if json:
         write_json(row)
     else:
@@ -100,20 +112,20 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
 
 
 def _predict_one(
-    work: Gemm, device: str, columns: dict[str, Any], *, model: Path | None, level: float
+    work: Gemm, device: Hardware, columns: dict[str, Any], *, model: Path | None, level: float
 ) -> dict[str, Any]:
     """Predict one operation as a table of one row; return that row."""
     import numpy as np
 
     from ..predict import predict_table
 
-    row: dict[str, Any] = {"op": work.name, "hardware": device, "dtype": work.dtype}
+    row: dict[str, Any] = {"op": work.name, "hardware": device.name, "dtype": work.dtype}
     row |= {key: getattr(work, key) for key in ("m", "n", "k", "batch", "layout")} | columns
     table = {
         key: np.array([value], dtype=object if isinstance(value, str) else None)
         for key, value in row.items()
     }
-    result = predict_table(table, model=model, level=level)
+    result = predict_table(table, model=model, level=level, hardware={device.name: device})
     return {key: plain(column[0]) for key, column in result.items()}
 
 
@@ -184,7 +196,7 @@ def explain(  # noqa: PLR0913, PLR0917
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     changes = key_values(what_if or (), "--what-if")
     work = _gemm(op, shape, dtype, batch, layout)
-    device = _device(on, hardware)
+    device, model = _device(on, hardware, model)
     from ..predict.explain import explain as run
 
     result = run(work, device, config=build_config(columns), model=model, what_if=changes)
@@ -227,7 +239,7 @@ def tune(  # noqa: PLR0913, PLR0917
     _choice("objective", objective, OBJECTIVES)
     build_config({"kernel": kernel} if kernel else {})
     work = _gemm(op, shape, dtype, batch, layout)
-    device = _device(on, hardware)
+    device, model = _device(on, hardware, model)
     from ..predict.tune import tune as run
 
     result = run(work, device, objective=objective, model=model, kernel=kernel)

@@ -21,6 +21,7 @@ from ..hardware import Hardware
 from .time_model import Shapes, TimeModel, load_time_model, read_card
 
 if TYPE_CHECKING:
+    from .calibrated import CalibratedModel
     from .config_model import ConfigModel
     from .power import PowerModel
     from .prior import Prior
@@ -148,7 +149,7 @@ class Bundle:
         ]  # fmt: skip
         return min(found, key=unlike, default=None)
 
-    def time_model(self, entry: Entry) -> TimeModel:
+    def time_model(self, entry: Entry) -> TimeModel | CalibratedModel:
         """Load a time model (cached). Raises SpecError when its folder is damaged."""
         return _time_model(self.path / entry.folder)
 
@@ -175,7 +176,11 @@ class Bundle:
 
 
 @lru_cache(maxsize=64)
-def _time_model(folder: Path) -> TimeModel:
+def _time_model(folder: Path) -> TimeModel | CalibratedModel:
+    if (folder / "calibrated.npz").exists():
+        from .calibrated import load_calibrated
+
+        return load_calibrated(folder)
     return load_time_model(folder)
 
 

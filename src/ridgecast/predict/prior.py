@@ -26,7 +26,7 @@ from .device_physics import Shapes as PhysicalShapes
 from .features import device_of, shape_features
 from .time_model import Shapes, read_card
 
-__all__ = ["Prior", "fit_prior", "load_prior", "save_prior"]
+__all__ = ["Prior", "family_of", "fit_prior", "load_prior", "rows_of", "save_prior"]
 
 F64 = npt.NDArray[np.float64]
 _PROBABILITIES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99,
@@ -69,7 +69,7 @@ class Prior:
     ) -> tuple[F64, F64, F64, str]:
         """Time, lower, upper [s] per row, and the reason why it is a transfer."""
         family = family_of(hardware)
-        rows = _rows(shapes, dtype, hardware, family)
+        rows = rows_of(shapes, dtype, hardware, family)
         kind = rows.device.warpgroup
         prior = self.priors.get(kind) or next(iter(self.priors.values()))
         time = np.exp(prior.predict(rows))
@@ -107,9 +107,10 @@ def family_of(hardware: Hardware) -> str:
     return f"{hardware.architecture.removesuffix('_ultra')}-{'hbm' if 'hbm' in memory else 'gddr'}"
 
 
-def _rows(
+def rows_of(
     shapes: Shapes, dtype: str, hardware: Hardware, family: str, time: F64 | None = None
 ) -> transfer.Rows:
+    """Rows as `transfer` wants them: the device in this format, physical shapes, features."""
     p = shapes.problem(dtype)
     physical = PhysicalShapes(p.m, p.n, p.k, 0.5 * (p.a_size + p.b_size), p.batch)
     logs = None if time is None else np.log(time)
@@ -178,7 +179,7 @@ def _teachers(tables: Sequence[Teacher]) -> list[Teacher]:
 
 def _taught(t: Teacher) -> transfer.Rows:
     device = get(t.hardware)
-    return _rows(t.shapes, t.dtype, device, family_of(device), t.time)
+    return rows_of(t.shapes, t.dtype, device, family_of(device), t.time)
 
 
 def _fit(tables: list[transfer.Rows], warpgroup: bool, seed: int) -> transfer.Prior | None:

@@ -234,9 +234,12 @@ class Calibrated:
 
     def predict(self, rows: Rows) -> F64:
         """Log seconds per row: the mean of four views of what is left over."""
+        return np.mean(self.members(rows), axis=0)
+
+    def members(self, rows: Rows) -> list[F64]:
+        """Log seconds per row by each of the four views."""
         bases, inputs = _four_views(self.prior, rows, self.before, self.theta)
-        each = [b + p.predict(x) for b, x, p in zip(bases, inputs, self.processes, strict=True)]
-        return np.mean(each, axis=0)
+        return [b + p.predict(x) for b, x, p in zip(bases, inputs, self.processes, strict=True)]
 
     def to_arrays(self) -> Arrays:
         """State without the prior, which is stored once."""
@@ -302,11 +305,14 @@ class Small:
 
     def predict(self, rows: Rows) -> F64:
         """Log seconds per row: physical time, corrected by the mean of process and trees."""
+        return np.mean(self.members(rows), axis=0)
+
+    def members(self, rows: Rows) -> list[F64]:
+        """Log seconds per row by the process and by the mean of the trees."""
         view = _view(rows, self.theta)
         x = _small_input(view)
         boosted = np.mean([b.predict(x, num_threads=1) for b in self.trees], axis=0)
-        smooth = self.process.predict(view.coordinates)
-        return view.log_time + 0.5 * smooth + 0.5 * boosted
+        return [view.log_time + self.process.predict(view.coordinates), view.log_time + boosted]
 
     def to_arrays(self) -> Arrays:
         """State as plain arrays; booster texts as bytes."""

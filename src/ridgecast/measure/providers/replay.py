@@ -97,6 +97,10 @@ class Replay:
             return "not in the recording"
         return str(row.get("reason", "refused")) if row.get("status") == "refused" else ""
 
+    def points(self) -> list[Point]:
+        """Every point of the recording that has a time, in its order."""
+        return [_point(row) for row in self._load().values() if row.get("time_s", 0.0) > 0]
+
     def recorded(self, point: Point) -> dict[str, Any]:
         """Columns of the recorded row, its origin in recorded_provider and recorded_collection."""
         row = self._load()[point.key]
