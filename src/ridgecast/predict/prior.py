@@ -231,11 +231,12 @@ def _widening(found: Sequence[_Residuals]) -> float:
     if len(found) < 2:
         return float(_WIDENINGS[-1])
     rest = [_quantiles([f for f in found if f is not one]) for one in found]
-    for factor in _WIDENINGS:
+
+    def covered(factor: float) -> float:
         each = [f.coverage(_widened(q, factor)) for f, q in zip(found, rest, strict=True)]
-        if np.mean(each) >= _COVERED:
-            break
-    return float(factor)
+        return float(np.mean(each))
+
+    return next((float(f) for f in _WIDENINGS if covered(f) >= _COVERED), float(_WIDENINGS[-1]))
 
 
 def _coverage(scores: list[dict[str, Any]], residuals: Mapping[str, list[_Residuals]]) -> None:
