@@ -21,7 +21,7 @@ from ..store import Table, length, make_split, require_columns, select
 from ..store.importers.aiconfigurator import POWER_FLOOR
 from .power import LEVELS, OVERSHOOT, Basis, PowerModel, cell_of, cells, gemm_work
 
-__all__ = ["fit_power"]
+__all__ = ["fit_power", "shape_folds", "shape_pairs", "signed_residuals"]
 
 FloatArray = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -147,7 +147,7 @@ def _prepare(
     device = np.array([names.index(h) for h in table["hardware"].tolist()], dtype=np.intp)
     board = np.array([h.board_power for h in hardware.values()])[device]
     time = table["time_s"].astype(np.float64)
-    pair = _pairs(table)
+    pair = shape_pairs(table)
     rows = _Rows(
         device=device,
         dtype=table["dtype"],
@@ -158,7 +158,7 @@ def _prepare(
         burst=time if burst is None else _match(table, burst),
         usable=table["power_valid"].astype(bool),
         pair=pair,
-        fold=_folds(table, pair, seed, holdout),
+        fold=shape_folds(table, pair, seed, holdout),
     )
     return rows, list(hardware.values())
 
@@ -172,14 +172,16 @@ def _before(table: Table) -> FloatArray:
     return np.where(before > 0, before, power)
 
 
-def _pairs(table: Table) -> npt.NDArray[np.intp]:
+def shape_pairs(table: Table) -> npt.NDArray[np.intp]:
+    """Which (n, k) pair each row is of."""
     shape = np.stack([table["n"], table["k"]], axis=1)
     return np.unique(shape, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _folds(
+def shape_folds(
     table: Table, pair: npt.NDArray[np.intp], seed: int, holdout: float
 ) -> npt.NDArray[np.intp]:
+    """Fold of each row, whole pairs together; -1 for the share `holdout` of pairs held out."""
     order = np.random.default_rng(seed).permutation(pair.max() + 1)
     fold = (order % _FOLDS)[pair]
     if holdout:
@@ -363,7 +365,8 @@ def _quantiles(rows: _Rows, predicted: _Predicted, here: Mask, *, energy: bool) 
                 if chosen.sum() >= _CELL_ROWS:
                     break
                 chosen = wider
-            out[b, d] = _signed(residual[chosen], group[chosen], rows.pair[chosen])
+            pairs = len(np.unique(rows.pair[chosen]))
+            out[b, d] = signed_residuals(residual[chosen], group[chosen], pairs)
     return out
 
 
@@ -371,14 +374,16 @@ def _codes(column: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     return np.unique(column.astype(str), return_inverse=True)[1]
 
 
-def _signed(
-    residual: FloatArray, group: npt.NDArray[np.intp], pair: npt.NDArray[np.intp]
-) -> FloatArray:
+def signed_residuals(residual: FloatArray, group: npt.NDArray[np.intp], units: float) -> FloatArray:
+    """Residuals [LEVELS, (low, high)] that cover at each level, half of the miss on either side.
+
+    Groups count alike; `units` is how many independent errors stand behind the residuals.
+    """
     order = np.argsort(residual)
     weight = 1.0 / np.bincount(group)[group[order]]
     # labels of a pair err together, so the unseen mass, which may lie anywhere, is that of one more
     # pair, not of one more row (Lee, Barber, Willett 2023, conformal for hierarchical data)
-    total = weight.sum() * (1.0 + 1.0 / len(np.unique(pair)))
+    total = weight.sum() * (1.0 + 1.0 / units)
     below = np.cumsum(weight) / total
     above = np.cumsum(weight[::-1]) / total
     out = np.empty((len(LEVELS), 2))
