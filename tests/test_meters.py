@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ridgecast.errors import MeasurementError, MissingExtraError, NoDataError, SpecError
-from ridgecast.measure import Meter, Reading
+from ridgecast.measure import Meter, Reading, doctor
 from ridgecast.measure.energy import (
     ENERGY_COLUMNS,
     EnergyProtocol,
@@ -448,3 +448,40 @@ def test_no_meter_no_time_and_a_lost_device(board):
     for wrong in ({"window": 0.0}, {"settle": -1.0}, {"max_window": 0.1}):
         with pytest.raises(SpecError):
             replace(SHORT, **wrong)
+
+
+# ------------------------------------------------------------------------------------ doctor
+
+
+def test_doctor_survives_drivers_that_hang_crash_and_chatter(monkeypatch, tmp_path):
+    say = "from ridgecast.measure.doctor import _say; "
+    code = f"""import os, sys, time; name = sys.argv[2]
+if name == "hang": time.sleep(60)
+if name == "crash": os.abort()
+print("a driver says hello", end=""); {say} _say({{"name": name, "ok": True, "reason": ""}})"""
+    monkeypatch.setattr(doctor, "_CODE", code)
+    begun = time.monotonic()
+    names = dict.fromkeys(("crash", "chatter", "hang"), "")
+    found = doctor.examine(out=tmp_path / "new" / "er", timeout=1.5, providers=names, meters={})
+    assert time.monotonic() - begun < 10
+    crash, chatter, hang = found["providers"]
+    assert crash["ok"] is False and "died" in crash["reason"]
+    assert chatter["ok"] is True or chatter["ok"] is None  # None on a machine that is very busy
+    assert hang["ok"] is None and "--timeout" in hang["cure"]
+    assert any("provider hang" in line for line in found["advice"])
+    assert found["machine"]["out"] == str(tmp_path) and found["machine"]["free_bytes"] > 0
+
+
+def test_doctor_rows_are_reasons_not_crashes(board):
+    assert "nearest" in doctor.probe_row("provider", "cudaa")["reason"]
+    row = doctor.probe_row("meter", "nvml")
+    assert row["ok"] and row["device"]["name"] == "NVIDIA H200"
+    json.dumps(row)
+    board.fail = {"nvmlInit": 9}
+    assert "modprobe" in doctor.probe_row("meter", "nvml")["cure"]
+
+
+def test_doctor_advises_on_what_disturbs():
+    host = {"governor": "powersave", "load": 4.0, "cores": 4, "out": "x", "writable": True}
+    lines = doctor._advice({"providers": [], "meters": [], "machine": host | {"free_bytes": 1e6}})
+    assert [line.split()[0] for line in lines] == ["CPU", "load", "x"]

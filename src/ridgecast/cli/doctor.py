@@ -1,9 +1,10 @@
-"""What this machine has and lacks, as plain data."""
+"""What this machine has, lacks and can measure, as plain data."""
 
 from __future__ import annotations
 
 import platform
 import sys
+import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,32 @@ _PACKAGES = {
     "typer": ("default: command line", "pip install ridgecast"),
     "rich": ("default: command line", "pip install ridgecast"),
     "nvidia-ml-py": ("optional: NVIDIA GPUs", "pip install nvidia-ml-py"),
+    "numba": ("optional: kernels on the CPU", "pip install 'ridgecast[study]'"),
+    "scikit-learn": ("optional: study", "pip install 'ridgecast[study]'"),
+    "matplotlib": ("optional: study", "pip install 'ridgecast[study]'"),
+    "pyopencl": ("optional: OpenCL kernels", "pip install 'ridgecast[opencl]'"),
+    "torch": ("optional: CUDA devices", "pip install torch"),
+    "triton": ("optional: Triton kernels", "pip install triton"),
     "aiconfigurator-core": ("optional: measured tables", "pip install 'ridgecast[silicon]'"),
     "fsspec": ("optional: tables from URLs", "pip install fsspec"),
 }
 
 
-def examine(data: Path | None = None) -> dict[str, Any]:
-    """Describe the interpreter, the packages, the GPUs and the data folder.
+def examine(
+    data: Path | None = None, *, out: Path | None = None, timeout: float = 3.0
+) -> dict[str, Any]:
+    """Describe the interpreter, the packages, the GPUs, what can be measured, the data folder.
 
     `packages` has a row per dependency, `gpus` one per visible NVIDIA GPU (or `gpus_reason` says
-    why none), `advice` a line per missing piece. Never raises for something missing.
+    why none), `providers` and `meters` one for each, tried for real within `timeout` [s],
+    `machine` the facts of the host, `advice` a line per missing piece. `out` is where results
+    would go. Never raises for something missing.
     """
+    from ..measure.doctor import examine as examine_measuring
+
     packages = [_package(name) for name in _PACKAGES]
-    gpus, reason = _gpus()
+    gpus, reason = _gpus_within(timeout)
+    measuring = examine_measuring(out=out, timeout=timeout)
     advice = [
         f"{row['package']} ({row['use']}) is missing: {row['install']}"
         for row in packages
@@ -48,8 +62,11 @@ def examine(data: Path | None = None) -> dict[str, Any]:
         "packages": packages,
         "gpus": gpus,
         "gpus_reason": reason,
+        "providers": measuring["providers"],
+        "meters": measuring["meters"],
+        "machine": measuring["machine"],
         "data": folder,
-        "advice": advice,
+        "advice": advice + measuring["advice"],
         "ok": all(r["version"] for r in packages if str(r["use"]).startswith("default")),
     }
 
@@ -64,6 +81,15 @@ def _version(package: str) -> str | None:
 def _package(name: str) -> dict[str, str | None]:
     use, install = _PACKAGES[name]
     return {"package": name, "version": _version(name), "use": use, "install": install}
+
+
+def _gpus_within(timeout: float) -> tuple[list[dict[str, Any]], str | None]:
+    """GPUs, unless the driver hangs: then none, and the reason."""
+    answer: list[tuple[list[dict[str, Any]], str | None]] = []
+    thread = threading.Thread(target=lambda: answer.append(_gpus()), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answer[0] if answer else ([], f"the NVIDIA driver gave no answer within {timeout:g} s")
 
 
 def _gpus() -> tuple[list[dict[str, Any]], str | None]:

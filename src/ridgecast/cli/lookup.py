@@ -131,20 +131,39 @@ def _op_row(name: str) -> dict[str, Any]:
 
 def doctor(
     data: Annotated[Path | None, typer.Option(help="Folder of measured tables.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that results would go to.")] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that drivers get to answer.")
+    ] = 3.0,
     json: Json = False,
 ) -> None:
-    """Check this machine and say how to install what is missing."""
+    """Check this machine: what it can measure, what is missing, how to install it."""
     from .doctor import examine
 
-    report = examine(data)
+    report = examine(data, out=out, timeout=timeout)
     if json:
         return write_json(report)
-    from .render import print_rows, print_text
+    from .render import cell, print_rows, print_text
 
     print_text(f"ridgecast {report['version']}, Python {report['python']}, {report['platform']}")
     print_rows(report["packages"], columns=("package", "version", "use"), title="packages")
     print_rows(report["gpus"] or [{"gpu": report["gpus_reason"]}], title="GPUs")
+    for kind in ("providers", "meters"):
+        print_rows([_probe_line(row) for row in report[kind]], title=kind)
+    host = report["machine"]
+    facts = [{"fact": key, "value": cell(key, _joined(host[key]))} for key in host]
+    print_rows([row for row in facts if row["value"]], title="machine")
     print_rows([report["data"]], title="data")
     for line in report["advice"]:
         print_text(f"- {line}")
     return None
+
+
+def _probe_line(row: dict[str, Any]) -> dict[str, str]:
+    answer = {True: "yes", False: "no", None: "?"}[row["ok"]]
+    device = (row["device"] or {}).get("name", "")
+    return {"name": row["name"], "works": answer, "device": device, "reason": row["reason"]}
+
+
+def _joined(value: Any) -> Any:
+    return ", ".join(value) if isinstance(value, list) else value
