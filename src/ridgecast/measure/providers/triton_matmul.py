@@ -32,7 +32,7 @@ from .torch_operands import Buffers, out_format, torch_format
 from .torch_work import Launch, gemm_work, sets_for
 from .triton_kernels import REDUCE_TILE, compile_variant, load
 
-__all__ = ["TritonMatmul", "shared_estimate", "triton_config"]
+__all__ = ["TritonMatmul", "resident", "shared_estimate", "triton_config", "variant"]
 
 _FORMATS = ("fp32", "tf32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "int8")
 _COLUMNS = ("tile_m", "tile_n", "tile_k", "warps_m", "warps_n", "stages", "split_k", "swizzle")
@@ -110,7 +110,7 @@ class TritonMatmul:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, mp_context=context)
         for point in points:
-            key = _variant(point)
+            key = variant(point)
             if key not in self._compiling and not _config_refusal(point):
                 spec = _spec(point)
                 self._compiling[key] = self._pool.submit(compile_variant, capability, *spec)
@@ -131,7 +131,7 @@ class TritonMatmul:
         return gemm_work(self.gpu, point, launch, sets, rng=rng, facts=facts)
 
     def _await_compiled(self, point: Point) -> None:
-        future = self._compiling.get(_variant(point))
+        future = self._compiling.get(variant(point))
         if future is None:
             return
         try:
@@ -278,7 +278,7 @@ def _torch_name(name: str) -> str:
     return "int32" if name == "int32" else torch_format(Names(), name)
 
 
-def _variant(point: Point) -> tuple[Any, ...]:
+def variant(point: Point) -> tuple[Any, ...]:
     """Return what tells compiled kernels apart.
 
     Triton compiles sizes and strides as 1, as a multiple of 16, or as any other number.
