@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from ..kernels.tiled import tiled
 from .bundle import Bundle, Entry
 from .conformal import DISTANCES
 from .time_model import Shapes
+
+if TYPE_CHECKING:
+    from .prior import Prior
 
 __all__ = ["KERNELS", "Question", "Times", "answer"]
 
@@ -106,11 +110,21 @@ def answer(q: Question, shapes: Shapes, config: dict[str, F64], bundle: Bundle) 
         return _other_dtype(q, shapes, floor, relative, bundle)
     prior = bundle.prior()
     if prior is not None and not q.collection:
-        time, low, high, reason = prior.predict(shapes, q.dtype, q.hardware, q.level)
-        times = Times.of(time, low, high, floor, "transferred", reason)
-        return _adjust_cache(q, shapes, times)
+        return _unmeasured(q, shapes, floor, prior)
     _, time, _ = library_time(*shapes, dtype=q.dtype, hardware=q.hardware, cache=q.cache)
     return _analytic(q, time, floor, "library")
+
+
+def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
+    """Transferred from other devices; a what-if keeps the utilisation of the device it changes."""
+    reference = _reference(q.hardware.base_name) or q.hardware
+    time, low, high, reason = prior.predict(shapes, q.dtype, reference, q.level)
+    if q.hardware != reference or q.cache != "hot":
+        ratio = _ratio(q, shapes, reference)
+        grow = np.exp(_STRETCH * np.abs(np.log(ratio))) if q.hardware != reference else 1.0
+        time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+        reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
+    return Times.of(time, low, high, floor, "transferred", reason)
 
 
 @lru_cache(maxsize=128)
@@ -185,16 +199,6 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
         time, low, high = time * ratio, low * ratio, high * ratio
     reason = f"no {q.dtype} measurement of {entry.hardware}: utilisation of {entry.dtype} there"
     return Times.of(time, low, high, floor, "transferred", reason)
-
-
-def _adjust_cache(q: Question, shapes: Shapes, times: Times) -> Times:
-    if q.cache == "hot":
-        return times
-    ratio = _ratio(q, shapes, q.hardware)
-    return Times.of(
-        times.time * ratio, times.low * ratio, times.high * ratio, times.bound, "transferred",
-        times.reason + "; cold cache by physics",
-    )  # fmt: skip
 
 
 _CONFIGS = {"tiled": TiledConfig, "cutlass_simt": SimtConfig, "cutlass_tensor": TensorConfig}

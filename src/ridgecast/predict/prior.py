@@ -24,7 +24,7 @@ from . import transfer
 from .conformal import SIZE_EDGES
 from .device_physics import Shapes as PhysicalShapes
 from .features import device_of, shape_features
-from .time_model import Shapes, read_card
+from .time_model import Shapes, at_least_halves, read_card
 
 __all__ = ["Prior", "family_of", "fit_prior", "load_prior", "rows_of", "save_prior"]
 
@@ -73,6 +73,9 @@ class Prior:
         kind = rows.device.warpgroup
         prior = self.priors.get(kind) or next(iter(self.priors.values()))
         time = np.exp(prior.predict(rows))
+        at_least_halves(
+            time, shapes, lambda s: np.exp(prior.predict(rows_of(s, dtype, hardware, family)))
+        )
         known = family in self.families
         table = self._table(known, kind)
         size = np.searchsorted(SIZE_EDGES, time)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,14 @@ from .utilisation import (
     unpack_booster,
 )
 
-__all__ = ["Shapes", "TimeModel", "fit_time_model", "load_time_model", "save_time_model"]
+__all__ = [
+    "Shapes",
+    "TimeModel",
+    "at_least_halves",
+    "fit_time_model",
+    "load_time_model",
+    "save_time_model",
+]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -103,7 +110,11 @@ class TimeModel:
         """
         distance = self.domain.distance(*shapes)
         time, spread = self._raw(shapes, dtype, hardware, distance)
-        self._at_least_halves(time, shapes, dtype, hardware)
+
+        def raw(part: Shapes) -> F64:
+            return self._raw(part, dtype, hardware, self.domain.distance(*part))[0]
+
+        at_least_halves(time, shapes, raw)
         low, high = self.conformal.interval(time, distance, spread, level)
         far = distance >= DISTANCES.index("frontier")
         if far.any():
@@ -129,23 +140,24 @@ class TimeModel:
         time = features.analytic * np.exp(smooth + share * (trees - smooth))
         return time, np.abs(trees - smooth)
 
-    def _at_least_halves(self, time: F64, shapes: Shapes, dtype: str, hardware: Hardware) -> None:
-        """Raise short times, in place, to those of the halved shapes.
 
-        Only short ones: once work fills the device, eight times the operations and four times the
-        bytes outweigh any error of the model.
-        """
-        rows = np.flatnonzero(time < _SHORT)
-        part = shapes.take(rows)
-        while True:
-            whole = np.all([x % 2 == 0 for x in (part.m, part.n, part.k)], axis=0)
-            rows, part = rows[whole], part.take(whole)
-            if not len(rows):
-                return
-            part = Shapes(part.m / 2, part.n / 2, part.k / 2, part.batch)
-            half, _ = self._raw(part, dtype, hardware, self.domain.distance(*part))
-            slow_pick = half > _SLOW_PICK * time[rows]
-            time[rows] = np.where(slow_pick, time[rows], np.maximum(time[rows], half))
+def at_least_halves(time: F64, shapes: Shapes, raw: Callable[[Shapes], F64]) -> None:
+    """Raise short times [s], in place, to what `raw` gives for the halved shapes.
+
+    Only short ones: once work fills the device, eight times the operations and four times the
+    bytes outweigh any error of the model.
+    """
+    rows = np.flatnonzero(time < _SHORT)
+    part = shapes.take(rows)
+    while True:
+        whole = np.all([x % 2 == 0 for x in (part.m, part.n, part.k)], axis=0)
+        rows, part = rows[whole], part.take(whole)
+        if not len(rows):
+            return
+        part = Shapes(part.m / 2, part.n / 2, part.k / 2, part.batch)
+        half = raw(part)
+        slow_pick = half > _SLOW_PICK * time[rows]
+        time[rows] = np.where(slow_pick, time[rows], np.maximum(time[rows], half))
 
 
 @dataclass(frozen=True, slots=True)
