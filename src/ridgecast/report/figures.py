@@ -1,0 +1,146 @@
+"""Figures as pure data: axes, series, panels; JSON-able, drawn by `render` or by anyone else.
+
+Owns the values and nothing of how they look. Numbers are in the unit that the axis names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SpecError
+
+__all__ = ["Axis", "Figure", "Heat", "Panel", "Series"]
+
+SCALES = ("linear", "log", "log2", "category")
+Values = Sequence[Any] | npt.NDArray[Any]
+STYLES = ("points", "line", "both", "guide", "bars")
+
+
+def _plain(values: Values) -> list[Any]:
+    """Plain Python values; a number that is not finite becomes None."""
+    out: list[Any] = []
+    for item in values.tolist() if isinstance(values, np.ndarray) else values:
+        out.append(None if isinstance(item, float) and not math.isfinite(item) else item)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Label, unit ("" for shares and counts), scale, and the names of a category axis."""
+
+    label: str
+    unit: str = ""
+    scale: str = "linear"
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise SpecError(f"axis.scale: got {self.scale!r}, allowed: {', '.join(SCALES)}")
+
+    @property
+    def text(self) -> str:
+        """Label with its unit."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Named x and y of one length, with optional ends of error bars and labels of points.
+
+    `style`: points, line, both, guide (a thin line that is no data), bars (x are the positions of
+    the axis' categories). A missing y is None or NaN. `group` colours series of one kind alike
+    and in order, such as sizes.
+    """
+
+    name: str
+    x: Values
+    y: Values
+    style: str = "points"
+    low: Values = ()
+    high: Values = ()
+    labels: Sequence[str] = ()
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise SpecError(f"series.style: got {self.style!r}, allowed: {', '.join(STYLES)}")
+        sizes = {len(v) for v in (self.x, self.y, self.low, self.high, self.labels) if len(v)}
+        if len(sizes) > 1:
+            raise SpecError(f"series {self.name!r}: columns of {sorted(sizes)} values, need one")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        out: dict[str, Any] = {"name": self.name, "style": self.style}
+        for name in ("x", "y", "low", "high", "labels"):
+            values = getattr(self, name)
+            if len(values):
+                out[name] = _plain(values)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A matrix with named rows and columns, from -1 to 1."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes with its series, or a heat map; `reason` says why there is nothing."""
+
+    title: str
+    x: Axis = field(default_factory=lambda: Axis(""))
+    y: Axis = field(default_factory=lambda: Axis(""))
+    series: tuple[Series, ...] = ()
+    heat: Heat | None = None
+    reason: str = ""
+    horizontal: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        out: dict[str, Any] = {"title": self.title, "reason": self.reason}
+        if self.heat is not None:
+            values = [_plain(row) for row in self.heat.values]
+            rows, columns = list(self.heat.rows), list(self.heat.columns)
+            return out | {"rows": rows, "columns": columns, "values": values}
+        for name, axis in (("x", self.x), ("y", self.y)):
+            out[name] = {"label": axis.label, "unit": axis.unit, "scale": axis.scale}
+            if axis.categories:
+                out[name]["categories"] = list(axis.categories)
+        return out | {"series": [s.to_dict() for s in self.series]}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure: file name, title, caption and panels side by side.
+
+    `to_dict` is the data that stands beside a report as JSON.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is shown; "" when at least one panel has data."""
+        if any(not panel.reason for panel in self.panels):
+            return ""
+        return "; ".join(dict.fromkeys(panel.reason for panel in self.panels))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "schema_version": 1, "name": self.name, "title": self.title, "caption": self.caption,
+            "reason": self.reason, "panels": [panel.to_dict() for panel in self.panels],
+        }  # fmt: skip
