@@ -7,6 +7,7 @@ two first. Rows carry registers, shared memory, blocks on an SM and occupancy.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ FLAT = ((8192, 512, 512), (512, 8192, 512), (512, 512, 8192), (4096, 4096, 512),
 LONGEST = 1.0  # s that one run may take by the analytic model: a smaller size tells the same
 
 
-def tiled_times(points: list[Point]) -> np.ndarray:
+def tiled_times(points: Sequence[Point]) -> np.ndarray:
     """Time of a run [s] by the analytic model of the tiled kernel."""
     from ridgecast.hardware import get
     from ridgecast.kernels import TiledConfig, problem, tiled

@@ -225,6 +225,7 @@ def import_rows(options: argparse.Namespace) -> None:
 def supervise(options: argparse.Namespace, argv: list[str]) -> int:
     """Run children until the budget is spent; what one died of becomes a failed row."""
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child ends too
     deadline = time.monotonic() + options.budget
     for _ in range(_RESTARTS):
         left = deadline - time.monotonic()
@@ -342,6 +343,7 @@ class _Bench:
     def __init__(self, campaign: Campaign, stage: Stage, options: argparse.Namespace) -> None:
         self.campaign, self.stage, self.options = campaign, stage, options
         self.folder = options.out / stage.provider
+        self.parent = os.getppid()
         self.pace = 1.0  # seconds that points took over those expected
         if options.replay:
             self.provider = get_provider("replay", recording=options.replay)
@@ -423,6 +425,8 @@ class _Bench:
 
         def beat(_: Progress) -> None:
             now.touch()
+            if os.getppid() != self.parent:  # killed: nobody would end this process
+                raise SystemExit(1)
 
         plan = Plan.of(order, name=self.campaign.name, seed=SEED, protocol=protocol)
         settings = Options(mix=True, shard_rows=500, shard_seconds=60.0)
