@@ -22,7 +22,7 @@ from ..errors import (
     UnsupportedError,
 )
 
-__all__ = ["NO_ANSWER", "USAGE", "document", "exit_code", "plain", "write_json"]
+__all__ = ["NO_ANSWER", "REFUSED", "USAGE", "document", "exit_code", "plain", "write_json"]
 
 USAGE, NO_ANSWER, REFUSED = 2, 3, 4
 # the first class that matches decides; any other RidgecastError is a question asked wrongly

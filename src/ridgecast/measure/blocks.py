@@ -52,8 +52,18 @@ class Range:
             value = 2.0 ** (math.log2(self.low) * (1.0 - share) + math.log2(self.high) * share)
         else:
             value = self.low + (self.high - self.low) * share
-        least, most = -(-self.low // self.multiple), self.high // self.multiple
+        least, most = self._multiples()
         return min(max(round(value / self.multiple), least), most) * self.multiple
+
+    def draw(self, share: float) -> int:
+        """Return the number of a share (0 to below 1); each multiple has its part of them."""
+        if self.log2:
+            return self.at(share)
+        least, most = self._multiples()
+        return (least + int(share * (most - least + 1))) * self.multiple
+
+    def _multiples(self) -> tuple[int, int]:
+        return -(-self.low // self.multiple), self.high // self.multiple
 
     def values(self) -> list[int]:
         """Return the steps, without repeats."""
@@ -73,7 +83,7 @@ class Axis:
     def at(self, share: float) -> Columns:
         """Columns at a share (0 to below 1) of the axis."""
         if self.span is not None:
-            return {self.name: self.span.at(share)}
+            return {self.name: self.span.draw(share)}
         return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
 
     def all(self) -> tuple[Columns, ...]:
@@ -254,8 +264,8 @@ def _once_over(block: Block, rng: np.random.Generator) -> tuple[list[Point], int
 
     Random blocks draw until `count` different points meet the constraints. A Latin hypercube
     (McKay, Beckman and Conover 1979) has one draw in each of `count` equal shares of every axis;
-    where constraints or rounding leave too few, a larger one is drawn and `count` of its points
-    are kept at random.
+    where constraints (or rounding, time and again) leave too few, a larger one is drawn and
+    `count` of its points are kept at random.
     """
     if block.kind in ("grid", "list"):
         size = math.prod(len(axis.all()) for axis in block.axes)
@@ -278,7 +288,8 @@ def _once_over(block: Block, rng: np.random.Generator) -> tuple[list[Point], int
         if block.kind == "random":
             found |= {key: p for key, p in fresh.items() if key not in found}
         else:
-            found, size = fresh, 2 * size
+            # without constraints two shares were rounded to one point: another draw may not
+            found, size = fresh, size if not block.where and tried < 20 * size else 2 * size
     points = list(found.values())
     if len(points) > block.count and block.kind == "latin_hypercube":
         order = rng.permutation(len(points))[: block.count]

@@ -117,8 +117,8 @@ class Durations:
         seen = self._seen.get(_group(point), [])
         if len(seen) >= _FEW:
             return median(seen)
-        ratios = self._ratios.get(point.energy) or [1.0]
-        return self.guess(point) * median(ratios)
+        # the guess counts as one observation: the first point pays for compilers and pages
+        return self.guess(point) * median([1.0, *self._ratios.get(point.energy, [])])
 
     def total(self, points: Iterable[Point]) -> float:
         """Duration of all of these points; one look-up a group."""

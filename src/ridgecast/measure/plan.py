@@ -126,16 +126,16 @@ def _plan(document: Mapping[str, Any], name: str) -> Plan:
 
 
 def _points(document: Mapping[str, Any], seed: int) -> tuple[list[Point], int]:
-    """Points of all blocks, in the order of the file's kinds, and how many were left out."""
+    """Points of all blocks in the file's order, and how many were left out."""
     points: list[Point] = []
     excluded = 0
-    for number, kind in enumerate(BLOCKS):
-        blocks = document.get(kind, [])
+    for kind in (key for key in document if key in BLOCKS):
+        blocks = document[kind]
         if not isinstance(blocks, list):
             raise SpecError(f"{kind}: write it as [[{kind}]], a block may come more than once")
         for i, table in enumerate(blocks):
             block = read_block(kind, table, f"{kind}[{i}]", CONFIG_COLUMNS)
-            found, left_out = expand(block, np.random.default_rng([seed, number, i]))
+            found, left_out = expand(block, np.random.default_rng([seed, BLOCKS.index(kind), i]))
             points += found
             excluded += left_out
             if len(points) > MOST_POINTS:

@@ -190,7 +190,7 @@ def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> 
     warm_until = time.perf_counter() + protocol.warmup
     runs, last = 0, 0.0
     while runs < protocol.warmup_runs or time.perf_counter() < warm_until:
-        last = float(work.sample(1)[0])
+        last = float(_sampled(work, 1)[0])
         runs += 1
     batch = int(np.clip(_BATCH / max(last, 1e-7), 3, 200))
     kept: list[F64] = []
@@ -198,12 +198,8 @@ def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> 
     deadline = time.perf_counter() + protocol.time_cap
     while True:
         reasons = set(meter.throttled()) if meter else set[str]()
-        times = np.asarray(work.sample(min(batch, protocol.max_samples - count)), np.float64)
+        times = _sampled(work, min(batch, protocol.max_samples - count))
         reasons |= set(meter.throttled()) if meter else set[str]()
-        if not (len(times) and np.isfinite(times).all() and (times > 0).all()):
-            raise MeasurementError(
-                f"the device's clock gave {times[:3].tolist()} s for a run; need times above 0"
-            )
         count += len(times)
         if reasons:
             seen |= reasons
@@ -215,6 +211,16 @@ def take_samples(work: Work, protocol: Protocol, meter: Meter | None = None) -> 
             break
     times = np.concatenate(kept) if kept else np.empty(0)
     return Sampled(times, dropped, tuple(sorted(seen)), stopped)
+
+
+def _sampled(work: Work, count: int) -> F64:
+    """Durations of `count` runs; raises MeasurementError for one that cannot be."""
+    times = np.asarray(work.sample(count), np.float64)
+    if not (len(times) and np.isfinite(times).all() and (times > 0).all()):
+        raise MeasurementError(
+            f"the device's clock gave {times[:3].tolist()} s for a run; need times above 0"
+        )
+    return times
 
 
 def _median_error(times: F64) -> float:

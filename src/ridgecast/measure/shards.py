@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import MeasurementError, NoDataError
 from ..store import COLUMNS, CONFIG_COLUMNS, Table, concat, length, read_table, select, write_table
-from ..store.tables import sync
+from ..store.tables import read_many, sync
 from .base import Point
 
 __all__ = ["ShardWriter", "finished_points", "plain_row", "read_rows", "read_shards", "table_of",
@@ -58,10 +58,11 @@ def plain_row(row: Mapping[str, Any]) -> Row:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Columns of plain rows; a column without any value is left out."""
+    """Columns of plain rows; a column without any value is left out, but for the time."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return {n: _column(c) for n, c in columns.items() if any(v is not None for v in c)}
+    kept = (n for n, c in columns.items() if n == "time_s" or any(v is not None for v in c))
+    return {name: _column(columns[name]) for name in kept}
 
 
 def _column(values: list[Any]) -> np.ndarray:
@@ -138,7 +139,7 @@ def read_rows(folder: str | os.PathLike[str]) -> Table:
     if not folder.is_dir():
         raise NoDataError(f"{folder}: no such folder; `ridgecast measure PLAN --out` writes one")
     waiting = _journal(folder / _JOURNAL)  # before the shards: a row may move there meanwhile
-    table = concat([read_table(path) for path in _shards(folder)])
+    table = concat(read_many(_shards(folder)))
     known = set(_identities(table))
     late = [row for row in waiting if _identity(row) not in known]
     table = concat([table, table_of(late)] if late else [table])

@@ -31,6 +31,7 @@ __all__ = [
     "length",
     "map_text",
     "numeric",
+    "read_many",
     "read_table",
     "require_columns",
     "select",
@@ -229,12 +230,29 @@ def _fetch(query: str, local: str, shown: str, kind: str) -> Table:
     import duckdb
 
     with duckdb.connect() as connection:
-        try:
-            columns = connection.execute(query, [local]).fetchnumpy()
-        except duckdb.Error as error:
-            first = str(error).strip().splitlines()[0]
-            raise SpecError(f"{shown}: cannot be read as {kind}: {first}") from error
+        return _query(connection, query, local, shown, kind)
+
+
+def _query(connection: Any, query: str, local: str, shown: str, kind: str) -> Table:
+    import duckdb
+
+    try:
+        columns = connection.execute(query, [local]).fetchnumpy()
+    except duckdb.Error as error:
+        first = str(error).strip().splitlines()[0]
+        raise SpecError(f"{shown}: cannot be read as {kind}: {first}") from error
     return {name: _plain(column) for name, column in columns.items()}
+
+
+def read_many(paths: Sequence[Path]) -> list[Table]:
+    """Tables of many local Parquet files, each as `read_table` gives it, much faster."""
+    if _engine() == "pyarrow" or not paths:
+        return [read_table(path) for path in paths]
+    import duckdb
+
+    with duckdb.connect() as connection:  # opening one costs more than reading a small file
+        query = "select * from read_parquet(?)"
+        return [_query(connection, query, str(p), str(p), "Parquet") for p in paths]
 
 
 def _plain(column: Any) -> np.ndarray:

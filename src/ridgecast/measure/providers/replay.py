@@ -107,7 +107,7 @@ class Replay:
         time.sleep(self._pace * float(row.get("elapsed_s", 0.0)))
         kept = {name: value for name, value in row.items() if name not in _OWN}
         for name in ("provider", "collection"):
-            if name in row:
+            if row.get(name):
                 kept[f"recorded_{name}"] = row[name]
         kept.setdefault("licence", "of the recording")
         kept.setdefault("status", "ok" if kept.get("time_s", 0.0) > 0 else "failed")
