@@ -26,7 +26,8 @@ import numpy as np
 
 from ..errors import MeasurementError, NoDataError
 from ..store import COLUMNS, CONFIG_COLUMNS, Table, concat, length, read_table, select, write_table
-from ..store.tables import read_many, sync
+from ..store.places import sync
+from ..store.tables import read_many
 from .base import Point
 
 __all__ = ["ShardWriter", "finished_points", "plain_row", "read_rows", "read_shards", "table_of",

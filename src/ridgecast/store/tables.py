@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingExtraError, NoDataError, SpecError, nearest
+from .places import fsspec_module, local_copy, sync
 
 __all__ = [
     "Table",
@@ -35,7 +35,6 @@ __all__ = [
     "read_table",
     "require_columns",
     "select",
-    "sync",
     "text",
     "write_table",
 ]
@@ -187,7 +186,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     Raises NoDataError when the file does not exist and SpecError when it cannot be read as what
     its suffix says.
     """
-    with _local(path) as (local, shown):
+    with local_copy(path) as (local, shown):
         lower = shown.lower()
         if lower.endswith(_CSV):
             return _read_csv(local, shown)
@@ -297,7 +296,7 @@ def write_table(path: str | os.PathLike[str], table: Table, *, durable: bool = F
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "table"
             _copy_out(table, local, lower)
-            with _fsspec().open(shown, "wb") as out:
+            with fsspec_module().open(shown, "wb") as out:
                 out.write(local.read_bytes())
         return
     target = Path(shown.removeprefix("file://"))
@@ -313,17 +312,6 @@ def write_table(path: str | os.PathLike[str], table: Table, *, durable: bool = F
             sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows writes names through and opens no folder
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _copy_out(table: Table, target: Path, lower: str) -> None:
@@ -370,40 +358,3 @@ def _writable(column: np.ndarray) -> np.ndarray:
     else:
         out[:] = ["" if v is None else str(v) for v in values]
     return out
-
-
-def _fsspec() -> Any:
-    try:
-        import fsspec  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading or writing a URL needs fsspec: pip install fsspec (and the driver of the "
-            "storage, such as s3fs or gcsfs)"
-        ) from error
-    return fsspec
-
-
-@contextmanager
-def _local(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    """Yield (local path, the name as asked) of a file or an fsspec URL."""
-    shown = os.fspath(path)
-    if "://" in shown and not shown.startswith("file://"):
-        handle, local = tempfile.mkstemp()
-        try:
-            with os.fdopen(handle, "wb") as out, _fsspec().open(shown, "rb") as source:
-                out.write(source.read())
-            yield local, shown
-        except FileNotFoundError:
-            raise NoDataError(f"{shown}: no such file") from None
-        finally:
-            os.unlink(local)
-        return
-    local = shown.removeprefix("file://")
-    if os.path.isdir(local):
-        raise SpecError(f"{shown}: is a folder, need one file")
-    if not os.path.exists(local):
-        folder = Path(local).parent
-        present = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        close = ", ".join(nearest(Path(local).name, present)) or "none"
-        raise NoDataError(f"{shown}: no such file; nearest in its folder: {close}")
-    yield local, shown
