@@ -9,6 +9,8 @@ Owns the order of these steps and the tables that they share. Draws nothing and 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +23,8 @@ from ..hardware import Hardware
 from ..predict.scores import score
 from ..predict.sweep_features import column, device_of
 from ..predict.sweep_model import collapse, point_codes, usable
-from ..store import Split, make_split
+from ..predict.sweep_parts import codes_of
+from ..store import CONFIG_COLUMNS, Split, make_split
 from ..store.tables import Table, concat, length, select
 from .conclusions import conclude, ranking, repeat_floor
 from .study_models import MODELS, TARGETS, Fitted, target_values
@@ -41,7 +44,8 @@ class StudyOptions:
     """How thorough: `repeats` seeds per split, whose test rows are pooled.
 
     `raw_random` scores the split `random` on every single row, repeats and all, as publications
-    that do not look for repeats do; otherwise rows are points, each repeat set a median.
+    that do not look for repeats do; otherwise rows are points, each repeat set a median. After
+    `seconds` no further seed is drawn: every split is scored once at least.
     """
 
     repeats: int = 4
@@ -50,6 +54,7 @@ class StudyOptions:
     splits: tuple[str, ...] = SPLITS
     raw_random: bool = False
     default_tile: int = 16
+    seconds: float = math.inf
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -60,14 +65,16 @@ class StudyOptions:
 class StudyResult:
     """Everything that a report shows.
 
-    `rows` are all usable measured rows, `points` one row per point. `scores` are dicts (model,
-    split, target, errors as shares). `held` holds per (split, model) the pooled held-out table:
-    the points' columns with truth_s, predicted_s, low_s, high_s and seed.
+    `rows` are all usable measured rows, `points` one row per point, `swept` the points that the
+    conclusions and the curves over tile sides are drawn from (usually the same). `scores` are dicts
+    (model, split, target, errors as shares). `held` holds per (split, model) the pooled held-out
+    table: the points' columns with predicted_s, low_s, high_s (_w and _j likewise) and seed.
     """
 
     meta: Mapping[str, Any]
     rows: Table
     points: Table
+    swept: Table
     floor: Mapping[str, Any]
     scores: tuple[dict[str, Any], ...]
     held: Mapping[tuple[str, str], Table]
@@ -98,31 +105,39 @@ def run_study(
     options: StudyOptions | None = None,
     meta: Mapping[str, Any] | None = None,
     no_power: str = "",
+    swept: Table | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
     """Learn from measured rows of one device and score on rows that were held out.
 
-    `no_power` says why rows lack power and energy. Raises NoDataError when no row is usable,
-    MissingExtraError without scikit-learn.
+    `no_power` says why rows lack power and energy. `swept` are other rows of the device to draw
+    conclusions from, where `table` has no configuration to choose. Raises NoDataError when no row
+    is usable, MissingExtraError without scikit-learn.
     """
     o = options or StudyOptions()
     good = usable(table)
     if not good.any():
         raise NoDataError("no row has a valid time: nothing to study")
     rows = select(table, good)
-    points = collapse(rows)
-    points["rate_flops_per_s"] = _flops(points) / points["time_s"]
+    deadline = time.monotonic() + o.seconds
+    points = _points(rows)
     floor = repeat_floor(rows)
     fitted: dict[str, Fitted] = {}
     for name in o.models:
         progress(f"fitting {name} to {length(points)} points")
         fitted[name] = MODELS[name].fit(points, hardware, o.seed)
-    scores, held = _score_all(rows, points, hardware, o, floor, no_power, progress)
+    known = _Known(rows, points, hardware, floor, no_power, deadline)
+    scores, held = _score_all(known, o, progress)
     dtype = str(points["dtype"][0]) if "dtype" in points else "fp32"
     device = device_of(hardware, dtype, float(points["rate_flops_per_s"].max()))
+    chosen, chosen_floor = points, floor
+    if swept is not None:
+        apart = select(swept, usable(swept))
+        chosen, chosen_floor = _points(apart), repeat_floor(apart)
     said = conclude(
-        points, floor, device, hardware=hardware, default_tile=o.default_tile, no_power=no_power
-    )
+        chosen, chosen_floor, device, hardware=hardware, default_tile=o.default_tile,
+        no_power=no_power,
+    )  # fmt: skip
     about = {
         "hardware": hardware.name if hardware else None, "seed": o.seed,
         "peak_flops_per_s": device.rate,
@@ -131,9 +146,15 @@ def run_study(
         "rows_refused": int((~good).sum()), "no_power": no_power,
     }  # fmt: skip
     return StudyResult(
-        {**about, **(meta or {})}, rows, points, floor, tuple(scores), held, fitted, said,
+        {**about, **(meta or {})}, rows, points, chosen, floor, tuple(scores), held, fitted, said,
         _rankings(held),
     )  # fmt: skip
+
+
+def _points(rows: Table) -> Table:
+    points = collapse(rows)
+    points["rate_flops_per_s"] = _flops(points) / points["time_s"]
+    return points
 
 
 def _flops(table: Table) -> F64:
@@ -155,37 +176,51 @@ def _rankings(held: Mapping[tuple[str, str], Table]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------- scores
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What every score needs: all rows, the points, the device, the floor, why there is no power.
+
+    `deadline` is on the monotonic clock.
+    """
+
+    rows: Table
+    points: Table
+    hardware: Hardware | None
+    floor: Mapping[str, Any]
+    no_power: str
+    deadline: float
+
+
 def _score_all(
-    rows: Table, points: Table, hardware: Hardware | None, o: StudyOptions,
-    floor: Mapping[str, Any], no_power: str, progress: Callable[[str], None],
-) -> tuple[list[dict[str, Any]], dict[tuple[str, str], Table]]:  # fmt: skip
+    known: _Known, o: StudyOptions, progress: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[tuple[str, str], Table]]:
     """Scores and pooled held-out tables of every split and model."""
     scores: list[dict[str, Any]] = []
     held: dict[tuple[str, str], Table] = {}
     for name in o.splits:
-        table = rows if o.raw_random and name == "random" else points
-        turns = 1 if name in _SEEDLESS or table is rows else o.repeats
-        splits, reason = _splits(name, table, o, turns)
+        raw = o.raw_random and name == "random"
+        table = known.rows if raw else known.points
+        splits, reason = _splits(name, table, o, 1 if raw or name in _SEEDLESS else o.repeats)
         for model in o.models:
-            common = {
-                "model": model, "split": name,
-                "floor": floor["mean"], "floor_median": floor["median"],
+            common: dict[str, Any] = {
+                "model": model, "split": name, "floor": known.floor["mean"],
+                "floor_median": known.floor["median"],
             }  # fmt: skip
-            if not splits:
-                scores += [{**common, **_none(q, reason)} for q in QUANTITIES]
-                continue
-            progress(f"{name}: {model}, {len(splits)} fits")
-            parts, why = _predict_held_out(splits, table, hardware, model, o.seed)
+            parts: list[Table] = []
+            if splits:
+                progress(f"{name}: {model}")
+                parts, reason = _predict_held_out(splits, table, known, model, o.seed)
             if not parts:
-                scores += [{**common, **_none(q, why)} for q in QUANTITIES]
+                scores += [{**common, **_none(quantity, reason)} for quantity in QUANTITIES]
                 continue
             pooled = concat(parts)
             held[name, model] = pooled
+            used = splits[: len(parts)]
             common |= {
-                "describe": splits[0].describe, "seeds": len(parts), "leak": _leak(splits, table),
-                "train_rows": int(np.median([s.train.sum() for s in splits])),
+                "describe": used[0].describe, "seeds": len(parts), "leak": _leak(used, table),
+                "train_rows": int(np.median([s.train.sum() for s in used])),
             }  # fmt: skip
-            scores += [{**common, **_score(pooled, q, no_power)} for q in QUANTITIES]
+            scores += [{**common, **_score(pooled, q, known.no_power)} for q in QUANTITIES]
     return scores, held
 
 
@@ -193,12 +228,19 @@ def _splits(name: str, table: Table, o: StudyOptions, turns: int) -> tuple[list[
     """Split `turns` times; the reason when it cannot be done at all."""
     found: list[Split] = []
     reason = ""
+    if name == "unseen_config" and _configs(table) < 2:
+        return [], "every row ran one configuration: none can be held out"
     for turn in range(turns):
         try:
             found.append(make_split(name, table, seed=o.seed + turn, fraction=_FRACTIONS[name]))
         except (NoDataError, SpecError) as error:
             reason = str(error)
     return found, reason
+
+
+def _configs(table: Table) -> int:
+    columns = [np.nan_to_num(column(table, c), nan=-1.0) for c in CONFIG_COLUMNS if c in table]
+    return int(codes_of(columns).max()) + 1 if columns else 0
 
 
 def _leak(splits: Sequence[Split], table: Table) -> float:
@@ -209,15 +251,17 @@ def _leak(splits: Sequence[Split], table: Table) -> float:
 
 
 def _predict_held_out(
-    splits: Sequence[Split], table: Table, hardware: Hardware | None, model: str, seed: int
+    splits: Sequence[Split], table: Table, known: _Known, model: str, seed: int
 ) -> tuple[list[Table], str]:
     """Held-out rows of each split with what the model, fitted to the rest, says of them."""
     parts: list[Table] = []
     reason = ""
     for turn, split in enumerate(splits):
+        if parts and time.monotonic() > known.deadline:
+            break
         test = select(table, split.test)
         try:
-            fitted = MODELS[model].fit(select(table, split.train), hardware, seed)
+            fitted = MODELS[model].fit(select(table, split.train), known.hardware, seed)
             found = fitted.predict(test)
         except RidgecastError as error:
             if isinstance(error, ImportError):

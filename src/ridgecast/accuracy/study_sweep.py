@@ -7,6 +7,7 @@ rows. Measuring is `measure.sweep`'s.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MeasurementError, NoDataError, RidgecastError, SpecError, unknown_name
-from ..measure.base import Point, Provider
+from ..hardware import Hardware, get, load
+from ..measure.base import DeviceInfo, Point, Provider
 from ..measure.energy import EnergyProtocol
 from ..measure.plan import Plan
 from ..measure.protocol import Protocol
@@ -43,6 +45,9 @@ _LONGEST = {"quick": 0.05, "default": 0.15}  # s that one run may take, by the g
 # flop/s that a run is guessed by when points are chosen, per tile side up to 8 (assumed, low)
 _GUESS = {"cpu": 1.5e8, "gpu": 3e10}
 _REPEATS = {"quick": 16, "default": 48}  # points measured once more, for the floor
+_CEILINGS = {"quick": 6.0, "default": 20.0}  # s
+_BUSY = 0.5  # load per core from which on a machine counts as busy (assumed)
+DEVICE_FILE = "device.toml"
 _REPEAT_SHARE = 0.15  # of the budget is kept for them
 _ENERGY_SHAPES = {"quick": 2, "default": 5}
 
@@ -51,16 +56,18 @@ _ENERGY_SHAPES = {"quick": 2, "default": 5}
 class Collected:
     """Measured rows and what is known of how they came to be.
 
-    `no_power` is the reason why rows have no power, "" where they do.
+    `hardware` is the device's spec: the catalogue's, or that of its measured ceilings; None where
+    neither is to be had. `no_power` is the reason why rows have no power, "" where they do.
     """
 
     table: Table
     meta: Mapping[str, Any]
     no_power: str = ""
+    hardware: Hardware | None = None
 
 
-def find_provider(name: str = "") -> Provider:
-    """Build the named provider, or the best one that works here.
+def find_provider(name: str = "", threads: int | None = None) -> Provider:
+    """Build the named provider, or the best one that works here; `threads` is for CPU kernels.
 
     Raises MeasurementError that says why each does not, with the line that cures it.
     """
@@ -69,7 +76,8 @@ def find_provider(name: str = "") -> Provider:
     reasons: list[str] = []
     for candidate in (name,) if name else PROVIDERS:
         try:
-            provider = get_provider(candidate)
+            options = {"threads": threads} if threads and candidate == "numba" else {}
+            provider = get_provider(candidate, **options)
             probe = provider.probe()
         except (RidgecastError, ImportError) as error:
             reasons.append(f"{candidate}: {error}")
@@ -131,6 +139,7 @@ def collect(
     provider: str = "",
     quick: bool = False,
     recording: Path | None = None,
+    threads: int | None = None,
     seed: int = 0,
     progress: Callable[[Any], None] | None = None,
 ) -> Collected:
@@ -149,12 +158,14 @@ def collect(
             raise SpecError("provider replay: say which recording with --data FOLDER or FILE")
         chosen: Provider = get_provider("replay", recording=recording)
     else:
-        chosen = find_provider(provider)
+        chosen = find_provider(provider, threads)
     probe = chosen.probe()
     device = probe.device
     if device is None:
         raise MeasurementError(f"{chosen.name}: {probe.reason}")
     _, missing = find_meter((), device)
+    warnings = _busy(device)
+    hardware = _spec(device, out, None if provider == "replay" else chosen, size, warnings)
     if recording is not None and provider == "replay":
         points = _recorded_points(_table_of(recording))
         _sweep(chosen, points, out, None, seed, size, progress)
@@ -168,10 +179,57 @@ def collect(
         "source": "replay" if provider == "replay" else "measured here",
         "provider": chosen.name, "device": device.name, "device_kind": device.kind,
         "catalogue_name": device.hardware, "facts": dict(device.facts),
-        "planned_points": len(points), "size": size,
+        "planned_points": len(points), "size": size, "warnings": warnings,
     }  # fmt: skip
     powered = np.isfinite(column_or(table, "energy_j", np.nan)).any()
-    return Collected(table, meta, "" if powered else missing or "no energy point was measured")
+    no_power = "" if powered else missing or "no energy point was measured"
+    return Collected(table, meta, no_power, hardware)
+
+
+def _busy(device: DeviceInfo) -> list[str]:
+    """Warn when the machine has other work: times then scatter, and the floor shows it."""
+    if device.kind != "cpu" or not hasattr(os, "getloadavg"):
+        return []
+    load, cores = os.getloadavg()[0], int(device.facts.get("cores") or os.cpu_count() or 1)
+    if load <= _BUSY * cores:
+        return []
+    return [
+        f"The machine was busy when the sweep began (load {load:.1f} on {cores} cores): its times "
+        "scatter, see the repeat floor; run the study again on a quiet machine."
+    ]
+
+
+def _spec(
+    device: DeviceInfo, out: Path, provider: Provider | None, size: str, warnings: list[str]
+) -> Hardware | None:
+    """Spec of the device: the catalogue's, or its ceilings, measured once a folder."""
+    from ..measure.ceilings import measure_ceilings
+    from ..measure.device_file import to_hardware_toml
+
+    if device.hardware:
+        try:
+            return get(device.hardware)
+        except RidgecastError:
+            pass
+    path = out / DEVICE_FILE
+    if path.exists():
+        return load(path)
+    if provider is None:
+        return None
+    providers = [provider]
+    try:
+        if device.kind == "cpu":
+            providers.append(get_provider("blas"))
+        found = measure_ceilings(providers, budget=_CEILINGS[size])
+        text = to_hardware_toml(found, device, name="this")
+        out.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+        return load(path)
+    except (RidgecastError, ImportError) as error:
+        warnings.append(f"The device's ceilings could not be measured ({error}).")
+        return None
 
 
 def _sweep(
@@ -251,9 +309,15 @@ def read_rows(path: Path) -> Collected:
             "give it the files of one device"
         )
     powered = np.isfinite(column_or(table, "energy_j", np.nan)).any()
-    meta = {"source": path.name, "provider": None, "device": names[0] if names else "",
-            "catalogue_name": names[0] if names else ""}  # fmt: skip
-    return Collected(table, meta, "" if powered else "the rows hold no energy that is valid")
+    name = names[0] if names else ""
+    try:
+        hardware = get(name) if name else None
+    except RidgecastError:
+        hardware = load(path / DEVICE_FILE) if (path / DEVICE_FILE).is_file() else None
+    meta = {"source": f"read from {path.name}", "provider": None, "device": name,
+            "catalogue_name": name}  # fmt: skip
+    no_power = "" if powered else "the rows hold no energy that is valid"
+    return Collected(table, meta, no_power, hardware)
 
 
 def _is_shards(path: Path) -> bool:

@@ -55,22 +55,22 @@ class Device:
 
 
 def device_of(
-    hardware: Hardware | None, dtype: str, best_rate: float, units: float = 1.0
+    hardware: Hardware | None, dtype: str, best_rate: float, threads: float = 0.0
 ) -> Device:
     """Collect the numbers of a device.
 
-    `best_rate` [flop/s] and `units` (threads that share the blocks) stand in where there is no
-    spec.
+    `best_rate` [flop/s] stands in where there is no spec; `threads` (0: not known) are those that
+    share the blocks on a CPU, all of its cores or fewer.
     """
     if hardware is None:
-        return Device(None, units, best_rate, float("nan"), ())
+        return Device(None, max(threads, 1.0), best_rate, float("nan"), ())
     try:
         rate = hardware.rate(dtype)
     except RidgecastError:
         rate = best_rate
     levels = [hardware.shared.capacity, hardware.l2.capacity]
     levels += [hardware.l3.capacity] if hardware.l3 else []
-    units = float(hardware.sm_count)
+    units = threads if hardware.kind == "cpu" and threads else float(hardware.sm_count)
     return Device(hardware, units, rate, hardware.memory.bandwidth, tuple(map(float, levels)))
 
 

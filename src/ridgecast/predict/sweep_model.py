@@ -286,7 +286,7 @@ def _fit_family(table: Table, hardware: Hardware | None, seed: int) -> tuple[Fam
     m, n, k, batch = (column(table, name, 1.0) for name in ("m", "n", "k", "batch"))
     best = float((2.0 * batch * m * n * k / time).max())
     dtype = str(table["dtype"][0]) if "dtype" in table else "fp32"
-    device = device_of(hardware, dtype, best, float(column(table, "threads", 1.0).max()))
+    device = device_of(hardware, dtype, best, float(column(table, "threads", 0.0).max()))
     terms = terms_of(table, device)
     coefficients = fit_terms(terms, time)
     base = analytic(terms, coefficients)

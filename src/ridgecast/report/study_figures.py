@@ -242,7 +242,7 @@ def _shape_name(table: Table, row: int) -> str:
 
 
 def _tile_curves(result: StudyResult) -> Figure:
-    table = _tiled(result.points)
+    table = _tiled(result.swept)
     groups = _shapes_shown(table) if length(table) else []
     title = "Runtime and power against tile side"
     if not groups:
@@ -291,7 +291,7 @@ def _occupancy(result: StudyResult, hardware: Hardware | None) -> Figure:
             )
             caption = f"By the CUDA occupancy rules for {hardware.title or hardware.name}, fp32."
             return Figure("occupancy", title, caption, panels)
-    table = _tiled(result.points)
+    table = _tiled(result.swept)
     found = column(table, "shared_bytes") if length(table) else np.empty(0)
     known = np.isfinite(found) & (found > 0) if len(found) else np.zeros(0, bool)
     if not known.any():
