@@ -1,13 +1,13 @@
 """Fit the models that the package ships, from the measured tables, into a folder.
 
-    python benchmarks/ship_models.py --data ../shared/data/silicon --out DIR [--prior DIR]
+    python benchmarks/ship_models.py --out DIR [--prior DIR] [--jobs N]
 
-One collection for each device and format: the newest vLLM table, and where that holds host time
-only (fp8_block) a graph-replayed collection of another engine beside it. Time models and the
-spread between formats are fitted here; the prior is too, unless --prior names one that is done.
-Power and CLBlast models are taken over from the shipped folder: other files teach them
-(`ridgecast train --data` rebuilds each). Copy DIR over src/ridgecast/predict/trained to ship it.
-Takes about half an hour on two idle cores.
+The tables come from the installed package aiconfigurator-core: for each device and format the
+newest vLLM collection, or another engine's where vLLM's holds host time only (fp8_block) or
+nothing (int8, weight-only). The prior is fitted too, unless --prior names one that is done; power
+and CLBlast models are taken over from the shipped folder: other files teach them (`ridgecast
+train --data` rebuilds each). Run again with the same --out, it goes on where it was. Copy DIR over
+src/ridgecast/predict/trained to ship it. Takes about 40 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,41 +24,73 @@ import numpy as np
 from ridgecast.predict.prior import fit_prior, save_prior
 from ridgecast.predict.train import _fit_all, _jobs, _version, dtype_transfer
 from ridgecast.predict.utilisation import FitOptions
-from ridgecast.store import import_files, select
+from ridgecast.store import Table, import_files, map_text, select
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ridgecast" / "predict" / "trained"
-# device folder -> table; the prior learns from the bf16 rows of all but the B60 (no graph replay)
-TABLES = {
-    "a100_sxm": "gemm-sglang-0.5.10", "b200_sxm": "gemm-vllm-0.24.0",
-    "b300_sxm": "gemm-vllm-0.24.0", "b60": "gemm-vllm-0.20.0", "gb200": "gemm-vllm-0.24.0",
-    "h100_sxm": "gemm-vllm-0.24.0", "h200_sxm": "gemm-vllm-0.24.0", "l40s": "gemm-vllm-0.24.0",
-    "rtx_pro_6000_server": "gemm-vllm-0.24.0",
-}  # fmt: skip
-BLOCK_SCALED = {"h100_sxm": "gemm-sglang-0.5.14", "h200_sxm": "gemm-trtllm-1.3.0rc20"}
+_ALL = ("bf16", "fp8_e4m3", "nvfp4")
+# (collection, formats, devices); the prior learns from what is graph-replayed bf16 of PRIOR
+COLLECTIONS = (
+    ("vllm-0.24.0", _ALL, ("b200_sxm", "b300_sxm", "gb200", "gb300", "h100_sxm", "h200_sxm", "l40s",
+                           "rtx_pro_6000")),
+    ("vllm-0.24.0", ("fp8_block",), ("h100_sxm", "h200_sxm")),  # host time, beside the graph's
+    ("sglang-0.5.14", ("fp8_block",), ("b200_sxm", "b300_sxm", "gb200", "gb300", "h100_sxm")),
+    ("trtllm-1.3.0rc20", ("fp8_block",), ("h200_sxm", "l40s", "rtx_pro_6000")),
+    ("sglang-0.5.10", ("bf16",), ("a100_sxm",)),
+    ("trtllm-1.0.0", ("int8", "int8_wo", "int4_wo"), ("a100_sxm",)),
+    ("sglang-0.5.6.post2", ("int8_wo",), ("h100_sxm",)),
+    ("vllm-0.20.1", _ALL, ("arc_b60",)),
+)  # fmt: skip
+PRIOR = ("a100_sxm", "b200_sxm", "b300_sxm", "gb200", "h100_sxm", "h200_sxm", "l40s",
+         "rtx_pro_6000")  # fmt: skip
+
+
+def wanted(table: Table) -> np.ndarray:
+    """Rows of the collections that ship."""
+    keep = np.zeros(len(table["m"]), bool)
+    for collection, dtypes, devices in COLLECTIONS:
+        named = map_text(table["collection"], lambda text, c=collection: f"/{c}" in text)
+        keep |= (
+            named.astype(bool)
+            & np.isin(table["dtype"].astype(str), dtypes)
+            & np.isin(table["hardware"].astype(str), devices)
+        )
+    return keep
+
+
+def done(folder: Path, jobs: list) -> list[dict]:
+    """Index lines of the models that an earlier run fitted."""
+    cards = [folder / "time" / job.slug / "card.json" for job in jobs]
+    state = [json.loads(card.read_text()) for card in cards if card.exists()]
+    fields = ("folder", "hardware", "dtype", "collection", "launch", "sustained", "rows", "licence",
+              "files", "scores")  # fmt: skip
+    return [{key: card[key] for key in fields} for card in state]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prior", type=Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     a = parser.parse_args()
-    a.out.mkdir(parents=True)
-    options = FitOptions()
-    files = [a.data / device / "gemm" / f"{name}.parquet" for device, name in TABLES.items()]
-    jobs, notes = _jobs(import_files(files))
-    others = [a.data / device / "gemm" / f"{name}.parquet" for device, name in BLOCK_SCALED.items()]
-    more = import_files(others)
-    jobs += _jobs(select(more, np.flatnonzero(more["dtype"] == "fp8_block")))[0]
-    lines = _fit_all(jobs, a.out, replace(options, seed=0), a.jobs, False, print)
+    a.out.mkdir(parents=True, exist_ok=True)
+    table = import_files("aiconfigurator-core")
+    jobs, notes = _jobs(select(table, np.flatnonzero(wanted(table))))
+    lines = done(a.out, jobs)
+    finished = {line["folder"] for line in lines}
+    waiting = [job for job in jobs if f"time/{job.slug}" not in finished]
+    print(f"{len(lines)} time models are there, {len(waiting)} to fit", flush=True)
+    lines += _fit_all(waiting, a.out, FitOptions(), a.jobs, False, lambda t: print(t, flush=True))
     lines.sort(key=lambda line: line["folder"])
+    for name in ("prior", "power", "clblast_sgemm"):
+        shutil.rmtree(a.out / name, ignore_errors=True)
     if a.prior:
         shutil.copytree(a.prior, a.out / "prior")
     else:
-        taught = [j for j in jobs if j.dtype == "bf16" and j.launch == "graph" and not j.sustained]
+        taught = [
+            j for j in jobs if j.dtype == "bf16" and j.launch == "graph" and j.hardware in PRIOR
+        ]
         (a.out / "prior").mkdir()
         save_prior(
             fit_prior([(j.hardware, j.dtype, j.shapes, j.time) for j in taught]), a.out / "prior"
@@ -70,7 +101,7 @@ def main() -> None:
         "format": 1,
         "ridgecast": _version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/ship_models.py --data DIR --out DIR",
+        "command": "python benchmarks/ship_models.py --out DIR",
         "seed": 0,
         "data": "AIConfigurator measured GEMM tables (ai-dynamo/aiconfigurator), Apache-2.0",
         "notes": notes,
