@@ -566,6 +566,28 @@ def test_tables_through_pyarrow_are_those_of_duckdb(tmp_path, monkeypatch):
         assert_same(same(wanted), same(read_table(tmp_path / f"arrow.{suffix}")))
 
 
+def test_a_bare_machine_with_numpy_and_pyarrow_measures(tmp_path):
+    pytest.importorskip("pyarrow")
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("duckdb", "lightgbm", "pydantic", "typer", "rich", "numba"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+from ridgecast.measure.plan import read_plan
+from ridgecast.measure.session import find_provider
+from ridgecast.measure.shards import read_shards
+from ridgecast.measure.sweep import Options, run_sweep
+plan = read_plan('provider = "blas"\\n[[grid]]\\nkernel = "library"\\nm = [8, 16]\\n'
+                 '[protocol]\\ntime_cap = 0.01')
+run_sweep(plan, {str(tmp_path)!r}, provider=find_provider(plan), options=Options(budget=30))
+assert (read_shards({str(tmp_path)!r})["time_s"] > 0).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 # ---------------------------------------------------------------------------------- the command
 
 

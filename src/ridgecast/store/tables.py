@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,11 @@ def _read_csv(local: str, shown: str) -> Table:
 def _engine() -> str:
     """Library that reads and writes files here: duckdb, else pyarrow."""
     for name in ("duckdb", "pyarrow"):
-        if find_spec(name) is not None:
-            return name
+        try:
+            import_module(name)
+        except ImportError:
+            continue
+        return name
     raise MissingExtraError("table files need duckdb, or pyarrow in its place: pip install duckdb")
 
 
