@@ -176,6 +176,7 @@ def energy_points(rows: Rows, hot: Sequence[Point]) -> list[Point]:
 def build(options: argparse.Namespace, stages: Sequence[Stage]) -> None:
     """Compile CUTLASS's products beside the measuring, where headers and nvcc are."""
     if options.libraries is None:
+        print("CUTLASS: --libraries FOLDER says where its compiled products are", file=sys.stderr)
         return
     del stages
     try:

@@ -41,7 +41,7 @@ from ridgecast.measure.protocol import Protocol  # noqa: E402
 from ridgecast.measure.providers import get_provider  # noqa: E402
 from ridgecast.measure.sampling import in_order  # noqa: E402
 from ridgecast.measure.session import find_meter  # noqa: E402
-from ridgecast.measure.shards import ShardWriter, finished_points, read_rows  # noqa: E402
+from ridgecast.measure.shards import ShardWriter, finished_points, read_rows, read_shards  # noqa: E402
 from ridgecast.measure.sweep import Options, Progress, run_sweep  # noqa: E402
 from ridgecast.store import length, read_table, write_table  # noqa: E402
 
@@ -58,6 +58,7 @@ RUN = 520.0  # one run's budget
 _CHUNK = 20.0  # measured between two looks at the clock
 _STALL = 240.0  # without a finished point: the child hangs
 _RESTARTS = 8
+WAITS = "no library holds"  # the start of a refusal that a library cures (providers.cutlass)
 _GAVE_UP = 4  # the child's exit code: nothing can be measured here
 
 
@@ -109,6 +110,9 @@ def run(campaign: Campaign, argv: Sequence[str] | None = None) -> int:
     stages = [fitted(stage, options) for stage in campaign.stages]
     if options.dry_run:
         print("\n".join(estimate(campaign, stages, options)))
+        return 0
+    if options.build_only and campaign.before:
+        campaign.before(options, stages)
         return 0
     if options.out is None:
         print("--out FOLDER says where the shards go (or --dry-run)", file=sys.stderr)
@@ -303,6 +307,8 @@ def collect(campaign: Campaign, stages: Sequence[Stage], options: argparse.Names
         if options.collect:
             options.collect.mkdir(parents=True, exist_ok=True)
             write_table(options.collect / f"{campaign.name}_{provider}.parquet", table)
+            if (options.out / "skipped.json").exists():
+                shutil.copy(options.out / "skipped.json", options.collect)
             for path in folder.glob("environment-*.json"):
                 shutil.copy(path, options.collect / f"{campaign.name}_{provider}_{path.name}")
     return lines
@@ -318,11 +324,10 @@ def measure(campaign: Campaign, stages: Sequence[Stage], options: argparse.Names
     if campaign.before and not options.provider and not options.replay:
         building = threading.Thread(target=campaign.before, args=(options, stages), daemon=True)
         building.start()
-        if options.build_only:
-            building.join()
-            return 0
     reasons: list[str] = []
     for stage in chosen(stages, options):
+        if building is not None and stage.provider == "cutlass":
+            _join(building, deadline, options.out / "now.json")
         try:
             _Bench(campaign, stage, options).run(deadline)
         except _UnableError as error:  # the other stages may have another provider
@@ -330,7 +335,15 @@ def measure(campaign: Campaign, stages: Sequence[Stage], options: argparse.Names
             print(reasons[-1], file=sys.stderr)
         if time.monotonic() > deadline:
             break
+    (options.out / "skipped.json").write_text(json.dumps(reasons, indent=1), encoding="utf-8")
     return _GAVE_UP if len(reasons) == len(chosen(stages, options)) else 0
+
+
+def _join(building: threading.Thread, deadline: float, beat: Path) -> None:
+    """Wait for the compilers, showing that this process lives."""
+    while building.is_alive() and time.monotonic() < deadline:
+        beat.touch()
+        building.join(5.0)
 
 
 class _UnableError(Exception):
@@ -389,8 +402,8 @@ class _Bench:
     def _waiting(self) -> list[Point]:
         given = self.stage.points
         points = given(rows_of(self.options.out)) if callable(given) else given
-        known = finished_points(self.folder)
-        return [p for p in points if p.key not in known]
+        done = settled(self.folder)
+        return [p for p in points if p.key not in done]
 
     def _expected(self, points: Sequence[Point]) -> list[float]:
         if not points:
@@ -429,11 +442,21 @@ class _Bench:
                 raise SystemExit(1)
 
         plan = Plan.of(order, name=self.campaign.name, seed=SEED, protocol=protocol)
-        settings = Options(mix=True, shard_rows=500, shard_seconds=60.0)
+        # what is here is not settled: a refusal for want of a library is tried again
+        settings = Options(mix=True, retry_failed=True, shard_rows=500, shard_seconds=60.0)
         run_sweep(
             plan, self.folder, provider=self.provider, meter=self.meter, options=settings,
             progress=beat,
         )  # fmt: skip
+
+
+def settled(folder: Path) -> set[str]:
+    """Keys of points that need no further try; want of a compiled library is no answer."""
+    if not finished_points(folder):
+        return set()
+    table = read_shards(folder)
+    columns = (table[name].tolist() for name in ("point", "reason"))
+    return {str(key) for key, reason in zip(*columns, strict=True) if WAITS not in str(reason)}
 
 
 def rows_of(out: Path) -> Rows:

@@ -234,6 +234,9 @@ class Cutlass:
             return f"cutlass_tensor, inst_m 64 needs compute capability 9.0, got {capability}"
         if instance.symbol in self._known():
             return ""
+        self._found = None  # another process or thread may be compiling
+        if instance.symbol in self._known():
+            return ""
         missing = self._no_compiler()
         return f"no library holds {instance.symbol}, and {missing}" if missing else ""
 

@@ -95,27 +95,34 @@ def _complaints(point: Point) -> Iterator[str]:
     if point.kernel == "cutlass_simt":
         if name != "fp32":
             yield f"cutlass_simt: fp32 only, got {name}"
-        yield from _warp_complaints(c, "fp32", least=2)
+        yield from _warp_complaints(c, "fp32", simt=True)
         return
     if c["inst_m"] == 64:
         yield from _group_complaints(point, c, name)
     elif c["inst_m"] == 16:
         if name not in _INSTRUCTIONS:
             yield f"cutlass_tensor, inst_m 16: no {name}; one of {', '.join(_INSTRUCTIONS)}"
-        yield from _warp_complaints(c, name, least=3)
+        yield from _warp_complaints(c, name, simt=False)
     else:
         yield f"cutlass_tensor: inst_m {c['inst_m']}; 16 (mma.sync) or 64 (warp groups)"
     yield from _operand_complaints(point, c, name)
 
 
-def _warp_complaints(c: dict[str, int], name: str, *, least: int) -> Iterator[str]:
-    inst_m, inst_n, inst_k = _INSTRUCTIONS.get(name, (16, 16, 1))
+def _warp_complaints(c: dict[str, int], name: str, *, simt: bool) -> Iterator[str]:
+    # SIMT: a warp's threads need 16 x 16 elements of a warp tile
+    inst_m, inst_n, inst_k = (16, 16, 1) if simt else _INSTRUCTIONS.get(name, (16, 8, 8))
+    least, align = (2, 1) if simt else (3, int(128 // find_dtype(name).bits))
     for side, inst in (("m", inst_m), ("n", inst_n)):
         tile, warps = c[f"tile_{side}"], c[f"warps_{side}"]
         if warps < 1 or tile % (warps * inst):
             yield f"cutlass: tile_{side} {tile} is no multiple of warps_{side} {warps} x {inst}"
     if c["tile_k"] < 1 or c["tile_k"] % inst_k:
         yield f"cutlass: tile_k {c['tile_k']} is no multiple of {inst_k}"
+    threads = 32 * c["warps_m"] * c["warps_n"]
+    for side in ("m", "n"):
+        copies = c[f"tile_{side}"] * c["tile_k"] // align
+        if copies % threads:
+            yield f"cutlass: {threads} threads cannot share the {copies} copies of tile_{side}"
     if c["stages"] < least:
         yield f"cutlass: stages {c['stages']}; need {least} or more"
     if c["cluster_m"] * c["cluster_n"] != 1:
