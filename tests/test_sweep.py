@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,8 @@ from ridgecast.measure.sampling import farthest, in_order, point_features, predi
 from ridgecast.measure.shards import ShardWriter, plain_row, read_rows, read_shards, table_of
 from ridgecast.measure.sweep import Options, dry_run, run_sweep
 from ridgecast.store import import_report, read_table, tables, write_table
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 # ---------------------------------------------------------------------------------------- plans
 
@@ -641,3 +644,10 @@ def test_a_signal_waits_for_the_end_of_a_write():
         os.kill(os.getpid(), signal.SIGTERM)
         ended = True
     assert ended and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_example_sweep_files_load():
+    plans = {p.stem: load_plan(p) for p in EXAMPLES.glob("sweep_*.toml")}
+    assert len(plans["sweep_tiled_cpu"].points) == 4 * 6 + 60
+    gpu = plans["sweep_library_gpu"]
+    assert sum(p.energy for p in gpu.points) == 3 * 2 * 3 and gpu.meters == ("nvml",)
