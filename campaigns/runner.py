@@ -58,7 +58,9 @@ RUN = 520.0  # one run's budget
 _CHUNK = 20.0  # measured between two looks at the clock
 _STALL = 240.0  # without a finished point: the child hangs
 _RESTARTS = 8
-WAITS = "no library holds"  # the start of a refusal that a library cures (providers.cutlass)
+# in refusals that pass: a library is compiled (providers.cutlass), the device is left alone
+# (providers.torch_device)
+WAITS = ("no library holds", "other process(es) compute")
 _GAVE_UP = 4  # the child's exit code: nothing can be measured here
 
 
@@ -451,12 +453,13 @@ class _Bench:
 
 
 def settled(folder: Path) -> set[str]:
-    """Keys of points that need no further try; want of a compiled library is no answer."""
+    """Keys of points that need no further try; a refusal that passes is no answer."""
     if not finished_points(folder):
         return set()
     table = read_shards(folder)
     columns = (table[name].tolist() for name in ("point", "reason"))
-    return {str(key) for key, reason in zip(*columns, strict=True) if WAITS not in str(reason)}
+    pairs = zip(*columns, strict=True)
+    return {str(key) for key, reason in pairs if not any(text in str(reason) for text in WAITS)}
 
 
 def rows_of(out: Path) -> Rows:

@@ -264,7 +264,7 @@ def _sentences(s: Mapping[str, Any], floor: Mapping[str, Any], default_tile: int
     if floor["mean"] is None:
         out.append("No point was repeated, so it is not known which winners are ties.")
     else:
-        told = f"within the repeat floor of {floor['mean']:.1%}"
+        told = f"within the repeat floor of {100 * floor['mean']:.1f} %"
         out.append(f"{s['ties']} of {s['shapes']} winners are ties: the runner-up is {told}.")
     gain = f"The best configuration is {s['gain_over_worst']:.3g} times as fast as the worst"
     usual = s["gain_over_default"]
@@ -276,9 +276,10 @@ def _sentences(s: Mapping[str, Any], floor: Mapping[str, Any], default_tile: int
         out.append(f"Power and energy saved: unknown ({s['power_reason']}).")
     else:
         watts = "" if s["power_saved_w"] is None else f" ({s['power_saved_w']:+.3g} W less)"
+        saved = 100 * s["energy_saved_share"]
         out.append(
-            f"Against tile {default_tile} the fastest needs {s['energy_saved_share']:.1%} less "
-            f"energy{watts} (medians over the sizes with both)."
+            f"Against tile {default_tile} the fastest needs {saved:.1f} % less energy{watts} "
+            "(medians over the sizes with both)."
         )
     if s["energy_shapes"]:
         share = f"{s['fastest_is_cheapest']} of {s['energy_shapes']}"
@@ -309,7 +310,8 @@ def ranking(
     for at in groups:
         for i in at:
             fixed.setdefault(str(names[i]), []).append(time[i] / time[at].min() - 1.0)
-    complete = {name: v for name, v in fixed.items() if len(v) == len(groups)}
+    # a configuration too slow to be measured at the largest sizes is no choice for everything
+    complete = {name: v for name, v in fixed.items() if len(v) >= 0.9 * len(groups)}
     if complete:
         name = min(complete, key=lambda key: float(np.mean(complete[key])))
         out["always"] = {"config": name, **_losses(complete[name], within)}

@@ -106,23 +106,50 @@ class AccuracyReport:
 
     def to_markdown(self, *, compact: bool = False) -> str:
         """Return Markdown tables, one per target; compact leaves out sizes and minor columns."""
-        parts: list[str] = []
-        for target, title in _TITLES.items():
-            own = [r for r in self.rows if r["target"] == target]
-            if compact:
-                own = [r for r in own if r["bucket"] == "all" and r["status"] == "ok"]
-                own = [{**r, "collection": _short(r)} for r in own]
-            if not own:
-                continue
-            heads = _COMPACT if compact else {k: k for k in COLUMNS if k != "target"}
-            if compact and target in ("power", "energy"):
-                heads = {**heads, **_BASELINES}
-            least, most = power_floor()
-            note = _NOTES[target].format(least=least, most=most)
-            parts.append(f"**{title}.** {note}\n\n{_table(_sorted(own), heads)}")
+        parts = [self._section(target, compact) for target in _TITLES]
         if self.meta.get("notes") and not compact:
             parts.append("\n".join(f"- {note}" for note in self.meta["notes"]))
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def summary(self) -> str:
+        """Return the compact tables with one row a device and format for library GEMM times.
+
+        A cell is the mean error, and how many truths in a hundred the 90 % interval holds. Where
+        several collections of one device and format ship, a cell is the mean of their scores.
+        """
+        own = [r for r in self._own("time") if r["bucket"] == "all" and r["status"] == "ok"]
+        splits = [s for s in SPLIT_ORDER if any(r["split"] == s for r in own)]
+        lines = [
+            _across([r for r in own if (r["hardware"], r["dtype"]) == pair], splits)
+            for pair in sorted({(r["hardware"], r["dtype"]) for r in own})
+        ]
+        heads = {name: name for name in ("device", "dtype", *splits)}
+        heads |= {key: _COMPACT[key] for key in ("derated_mape", "floor")}
+        parts = [self._section(target, True) for target in _TITLES if target != "time"]
+        if lines:
+            note = (
+                f"Mean error (truths in a hundred that the 90 % interval holds). {_NOTES['time']}"
+            )
+            parts.insert(0, f"**{_TITLES['time']}.** {note}\n\n{_table(lines, heads)}")
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _own(self, target: str) -> list[dict[str, Any]]:
+        return [r for r in self.rows if r["target"] == target]
+
+    def _section(self, target: str, compact: bool) -> str:
+        """Title, note and table of one target; empty without rows."""
+        own = self._own(target)
+        if compact:
+            own = [r for r in own if r["bucket"] == "all" and r["status"] == "ok"]
+            own = [{**r, "collection": _short(r)} for r in own]
+        if not own:
+            return ""
+        heads = _COMPACT if compact else {k: k for k in COLUMNS if k != "target"}
+        if compact and target in ("power", "energy"):
+            heads = {**heads, **_BASELINES}
+        least, most = power_floor()
+        note = _NOTES[target].format(least=least, most=most)
+        return f"**{_TITLES[target]}.** {note}\n\n{_table(_sorted(own), heads)}"
 
     def save(self, folder: str | Path) -> None:
         """Write accuracy.json and accuracy.md into a folder: to temporary names, then rename."""
@@ -133,6 +160,21 @@ class AccuracyReport:
             fresh = target / f".{name}.{os.getpid()}"
             fresh.write_text(content, encoding="utf-8")
             fresh.replace(target / name)
+
+
+def _across(rows: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> dict[str, Any]:
+    """One row of the summary: every split's mean error and coverage, and the two baselines."""
+
+    def mean(split: str, name: str) -> float | None:
+        known = [r[name] for r in rows if r["split"] == split and r[name] is not None]
+        return sum(known) / len(known) if known else None
+
+    found: dict[str, Any] = {"device": rows[0]["hardware"], "dtype": rows[0]["dtype"]}
+    for split in splits:
+        error, held = mean(split, "mape"), mean(split, "coverage")
+        told = "" if held is None else f" ({100 * held:.0f})"
+        found[split] = None if error is None else f"{100 * error:.1f} %{told}"
+    return found | {key: mean("unseen_shape", key) for key in ("derated_mape", "floor")}
 
 
 def _short(r: Mapping[str, Any]) -> str:

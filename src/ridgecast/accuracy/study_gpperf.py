@@ -97,7 +97,7 @@ def _notes(sweep: Table, tiled: Table) -> list[str]:
         f"Whether a model carries over to new shapes, from a random split: {length(sweep):,} rows "
         f"are {shapes} shapes x {layouts} layouts, each measured {repeats} times (median), so "
         "almost every random test row has its very point in training.",
-        f"Power and energy: {NO_POWER} ({missing:.0%} of the rows hold none at all).",
+        f"Power and energy: {NO_POWER} ({100 * missing:.0f} % of the rows hold none at all).",
         f"How other kernels, formats or devices behave: one kernel in fp32 on one RTX 4070, "
         f"{shapes} shapes.",
     ]
@@ -131,7 +131,7 @@ def beside_published(result: StudyResult) -> dict[str, Any]:
     leaks = [
         row["leak"] for row in rows if row.get("leak") is not None and row["split"] == "random"
     ]
-    told = f"{leaks[0]:.0%}" if leaks else "an unknown share"
+    told = f"{100 * leaks[0]:.0f} %" if leaks else "an unknown share"
     text = (
         f"A random split of these rows leaks: {told} of its test rows have a repeat of the same "
         "point among the training rows. Splits that hold whole shapes out ask what the study was "

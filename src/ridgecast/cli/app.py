@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import RidgecastError, SpecError, unknown_name
-from . import calibrating, lookup, measuring, predicting, training
+from . import calibrating, lookup, measuring, predicting, studying, training
 from .output import USAGE, exit_code
 
 __all__ = ["app"]
@@ -81,6 +81,7 @@ app.command("explain")(predicting.explain)
 app.command("tune")(predicting.tune)
 app.command("measure")(measuring.measure)
 app.command("calibrate")(calibrating.calibrate)
+app.command("study")(studying.study)
 app.command("train")(training.train)
 app.command("accuracy")(training.accuracy)
 app.command("hardware")(lookup.hardware)

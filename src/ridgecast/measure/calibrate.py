@@ -284,7 +284,7 @@ class _Run:
         return model
 
     def _stale(self, stale: int) -> int:
-        """Rounds in a row whose interval is hardly narrower than that before."""
+        """Count the last rounds in a row whose interval hardly narrowed."""
         if len(self.rounds) < 2:
             return 0
         old, new = (np.log(r["width"]) for r in self.rounds[-2:])

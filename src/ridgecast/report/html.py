@@ -40,7 +40,7 @@ h2{font-size:1.3rem;line-height:1.3;margin:3.2rem 0 .7rem;letter-spacing:-.01em}
 h3{font-size:1rem;margin:2rem 0 .4rem}
 p,ul,ol{max-width:46rem;margin:.5rem 0 1rem}
 li{margin:.25rem 0}
-.lead{color:var(--muted);font-size:1.05rem}
+p.lead{color:var(--muted);font-size:1.05rem}
 nav{margin:1.6rem 0 0;padding:.6rem 0;border-top:1px solid var(--rule);
 border-bottom:1px solid var(--rule);font-size:.875rem;display:flex;flex-wrap:wrap;gap:.3rem 1.3rem}
 a{color:var(--accent);text-decoration-thickness:1px;text-underline-offset:2px}
@@ -58,7 +58,7 @@ th,td{padding:.38rem .8rem .38rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--rule)}
 th{font-weight:600;color:var(--muted);border-bottom-color:var(--muted);vertical-align:bottom}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-tr.lead td{font-weight:600}
+tr.strong td{font-weight:650}
 tr.cut td{border-top:1px solid var(--muted)}
 figure{margin:1.6rem 0 2.2rem}
 figure svg{display:block;font-family:inherit}
@@ -190,7 +190,7 @@ def table(
         if group and i and row.get(group) != before:
             marks.append("cut")
         if lead and row.get(lead[0]) == lead[1]:
-            marks.append("lead")
+            marks.append("strong")
         before = row.get(group) if group else None
         cells = "".join(f"<td{_side(c)}>{escape(cell(row.get(c.key), c.kind))}</td>" for c in shown)
         attribute = f' class="{" ".join(marks)}"' if marks else ""

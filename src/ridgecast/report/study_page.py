@@ -152,7 +152,8 @@ def _headline(result: StudyResult) -> str:
         pairs.append((cell(honest["coverage"], "share"), "of those times lie inside the 90 % "
                       "interval"))  # fmt: skip
     floor = result.floor
-    told = f"mean difference of {floor['pairs']:,} repeats: no model can be shown to be better"
+    told = (f"how far two measurements of one point differ (mean of {floor['pairs']:,} repeats): "
+            "the noise in what is learned from and in what is scored against")  # fmt: skip
     pairs.append((cell(floor["mean"], "share"), told if floor["pairs"] else "no point repeated"))
     picks = result.ranking.get("ridgecast", {})
     if picks.get("shapes"):
@@ -163,8 +164,10 @@ def _headline(result: StudyResult) -> str:
 
 def _conclusions(result: StudyResult) -> list[str]:
     said = result.conclusions
-    rows = [{**s, "size": f"{s['m']} × {s['n']} × {s['k']}", "verdict": _verdict(s)}
-            for s in said["shapes"]]  # fmt: skip
+    rows = [
+        {**s, "size": "\u202f×\u202f".join(str(s[x]) for x in "mnk"), "verdict": _verdict(s)}
+        for s in said["shapes"]
+    ]
     cubes = [r for r in rows if r["m"] == r["n"] == r["k"]]
     others = [r for r in rows if r not in cubes]
     step = max(1, len(others) // max(1, _MOST_SHAPES - len(cubes)))
@@ -179,8 +182,8 @@ def _conclusions(result: StudyResult) -> list[str]:
 
 def _verdict(shape: Mapping[str, Any]) -> str:
     if shape["tie"] is None:
-        return "no repeats: unknown"
-    return "tie (within the repeat floor)" if shape["tie"] else "clear"
+        return "unknown"
+    return "tie" if shape["tie"] else "clear"
 
 
 def _predictability(result: StudyResult) -> list[str]:

@@ -2,8 +2,9 @@
 
 The clock is `time.perf_counter` around one call that returns when the work is done. What makes
 such times repeatable: operands are written before (first touch), the garbage collector rests
-while samples are taken, calls shorter than 20 us are timed in groups and divided, and a run of 0.2 to
-50 ms during which the system kept one of our threads waiting for a core is tried up to 3 times.
+while samples are taken, calls shorter than 20 us are timed in groups and divided, and a run of
+0.2 to 50 ms during which the system kept one of our threads waiting for a core is tried up to
+3 times.
 """
 
 from __future__ import annotations

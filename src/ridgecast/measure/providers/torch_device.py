@@ -112,6 +112,8 @@ class TorchGpu:
         before = None if torch.cuda.is_initialized() else self._open_nvml("")
         properties = torch.cuda.get_device_properties(self.index)
         uuid = str(getattr(properties, "uuid", "") or "")
+        if self.index:  # libraries and compilers launch on the process's current device
+            torch.cuda.set_device(self.index)
         torch.zeros(1, device=self.device)
         pids = self._open_nvml(uuid)
         # in a container NVML counts other process numbers than we do: ours is the one that came
