@@ -31,23 +31,30 @@ _NEAR = 0.5  # share of a ceiling from which on it is named as the limit (assume
 
 
 def repeat_floor(table: Table) -> dict[str, Any]:
-    """How far two measurements of one point differ: |a / b - 1| of successive repeats.
+    """How far two independent labels of one point differ: |a / b - 1|.
 
-    Keys: points with repeats, pairs, mean, median, p90 (shares, null without a repeat).
+    A label is the median of a point's repeats, so each point's repeats (in the order of the rows)
+    are dealt into two halves, and their medians are compared; both halves have half the repeats
+    of the label itself, which therefore repeats better than the floor says.
+    Keys: points with repeats, pairs (rows compared), mean, median, p90 (shares, null without a
+    repeat), single (mean difference of two successive repeats, as measured).
     """
     time, _ = numeric(table, "time_s")
     codes = point_codes(table)
     order = np.argsort(codes, kind="stable")
-    same = codes[order][1:] == codes[order][:-1]
-    ratio = np.abs(time[order][1:][same] / time[order][:-1][same] - 1.0)
-    if not len(ratio):
-        return {"points": 0, "pairs": 0, "mean": None, "median": None, "p90": None}
+    parts = np.split(time[order], np.flatnonzero(np.diff(codes[order])) + 1)
+    repeated = [part for part in parts if len(part) > 1]
+    if not repeated:
+        return {"points": 0, "pairs": 0} | dict.fromkeys(("mean", "median", "p90", "single"))
+    apart = np.abs([np.median(part[1::2]) / np.median(part[::2]) - 1.0 for part in repeated])
+    single = np.concatenate([np.abs(part[1:] / part[:-1] - 1.0) for part in repeated])
     return {
-        "points": len(np.unique(codes[order][1:][same])),
-        "pairs": len(ratio),
-        "mean": round(float(ratio.mean()), 5),
-        "median": round(float(np.median(ratio)), 5),
-        "p90": round(float(np.quantile(ratio, 0.9)), 5),
+        "points": len(repeated),
+        "pairs": len(single),
+        "mean": round(float(apart.mean()), 5),
+        "median": round(float(np.median(apart)), 5),
+        "p90": round(float(np.quantile(apart, 0.9)), 5),
+        "single": round(float(single.mean()), 5),
     }
 
 

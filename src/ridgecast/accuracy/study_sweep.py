@@ -1,8 +1,8 @@
 """The rows of a study: which points, on which provider, resumed where an earlier run stopped.
 
-Owns the study's own choice of points (cubes for the curves, scattered shapes for the models,
-repeats for the floor, energy where there is a meter) and the way from a table or a recording to
-rows. Measuring is `measure.sweep`'s.
+Owns the study's own choice of points (cubes for the curves, scattered shapes for the models, energy
+where there is a meter; several passes over all of them, for labels that last and for the floor)
+and the way from a table or a recording to rows. Measuring is `measure.sweep`'s.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ _RANGE = {"cpu": (16.0, 512.0), "gpu": (64.0, 4096.0)}
 _LONGEST = {"quick": 0.05, "default": 0.15}  # s that one run may take, by the guess below
 # flop/s that a run is guessed by when points are chosen, per tile side up to 8 (assumed, low)
 _GUESS = {"cpu": 1.5e8, "gpu": 3e10}
-_REPEATS = {"quick": 16, "default": 48}  # points measured once more, for the floor
+_PASSES = {"quick": 4, "default": 6}  # over all points, so that what drifts meets every point
+_ENERGY_PASSES = 2  # windows of seconds repeat better than bursts
+_FIRST = 0.7  # share of the budget that the first pass may take
 _CEILINGS = {"quick": 6.0, "default": 20.0}  # s
 _BUSY = 0.5  # load per core from which on a machine counts as busy (assumed)
 DEVICE_FILE = "device.toml"
-_REPEAT_SHARE = 0.15  # of the budget is kept for them
 _ENERGY_SHAPES = {"quick": 2, "default": 5}
 
 
@@ -125,11 +126,15 @@ def study_points(kind: str, size: str, *, energy: bool, seed: int = 0) -> list[P
 
 
 def _protocol(size: str) -> Protocol:
-    """Shorter than the default protocol, so that many points fit; the floor tells what it costs."""
+    """Shorter samples than the default protocol, in several passes instead.
+
+    On a shared machine what differs from minute to minute is larger than what differs from run to
+    run: the same seconds tell more when they are spread. The floor shows what is left.
+    """
     quick = size == "quick"
     return Protocol(
-        warmup=0.02 if quick else 0.03, min_samples=7, precision=0.01,
-        time_cap=0.25 if quick else 0.5, energy=EnergyProtocol(settle=0.5 if quick else 1.5),
+        min_samples=7, precision=0.01, time_cap=0.1 if quick else 0.15,
+        energy=EnergyProtocol(settle=0.5 if quick else 1.5),
     )  # fmt: skip
 
 
@@ -171,9 +176,10 @@ def collect(
         _sweep(chosen, points, out, None, seed, size, progress)
     else:
         points = study_points(device.kind, size, energy=not missing, seed=seed)
-        _sweep(chosen, points, out, (1.0 - _REPEAT_SHARE) * BUDGETS[size], seed, size, progress)
-        again = _repeats(out, points, _REPEATS[size], seed)
-        _sweep(chosen, again, out, BUDGETS[size], seed, size, progress)
+        _sweep(chosen, points, out, _FIRST * BUDGETS[size], seed, size, progress)
+        for turn in range(1, _PASSES[size]):
+            again = _repeats(out, points, turn, seed)
+            _sweep(chosen, again, out, BUDGETS[size], seed + turn, size, progress)
     table = read_shards(out)
     meta = {
         "source": "replay" if provider == "replay" else "measured here",
@@ -245,15 +251,15 @@ def _sweep(
         run_sweep(plan, out, provider=provider, options=Options(budget=left), progress=progress)
 
 
-def _repeats(out: Path, points: list[Point], count: int, seed: int) -> list[Point]:
-    """Points to measure once more for the floor: drawn from the finished ones of the plan."""
+def _repeats(out: Path, points: list[Point], turn: int, seed: int) -> list[Point]:
+    """Points of one more pass: those that the first one finished, in an order of its own."""
     from ..measure.shards import read_shards
 
     table = read_shards(out)
     finished = set(table["point"][table["status"] == "ok"].tolist())
-    done = [p for p in points if p.key in finished and not p.energy]
-    order = np.random.default_rng(seed).permutation(len(done))[:count]
-    return [replace(done[i], repeat=1) for i in sorted(order.tolist())]
+    done = [p for p in points if p.key in finished and (turn < _ENERGY_PASSES or not p.energy)]
+    order = np.random.default_rng((seed, turn)).permutation(len(done))
+    return [replace(done[i], repeat=turn) for i in order.tolist()]
 
 
 def _spent(out: Path) -> float:

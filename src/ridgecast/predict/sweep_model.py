@@ -317,13 +317,31 @@ def _fit_family(table: Table, hardware: Hardware | None, seed: int) -> tuple[Fam
                 "every point has one shape and one configuration: nothing to hold out"
             )
         y = np.log(ratio[rows] / scales[target])
-        heads[target], facts["heads"][target] = fit_head(x[rows], y, folds, seed)
+        shift = None if target == "power" else _Shift(terms, time, base, rows)
+        heads[target], facts["heads"][target] = fit_head(x[rows], y, folds, seed, shift)
     sizes = _sizes(table)
     domain = {
         "low": sizes.min(axis=0).tolist(), "high": sizes.max(axis=0).tolist(),
         "config_columns": config_columns, "configs": np.unique(configs, axis=0).tolist(),
     }  # fmt: skip
     return Family(device, dtype, best, names, coefficients, heads, scales, domain), facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """Logarithm of the analytic time fitted to some `rows`, over that of all; see fit_head."""
+
+    terms: Mapping[str, F64]
+    time: F64
+    base: F64
+    rows: npt.NDArray[np.bool_]
+
+    def __call__(self, train: npt.NDArray[np.bool_]) -> F64:
+        at = np.flatnonzero(self.rows)
+        own = {name: value[at[train]] for name, value in self.terms.items()}
+        found = fit_terms(own, self.time[at[train]])
+        part = {name: value[at] for name, value in self.terms.items()}
+        return np.log(analytic(part, found) / self.base[at])
 
 
 def load_sweep_model(

@@ -6,7 +6,7 @@ are calibrated on whole held-out groups, and the plain state of both. Knows feat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -236,13 +236,14 @@ class Held:
     kinds: int
 
 
-def _held_out(x: F64, y: F64, folds: Folds, seed: int) -> Held:
+def _held_out(x: F64, y: F64, folds: Folds, seed: int, shift: Callable[[Mask], F64] | None) -> Held:
     parts: list[tuple[I64, I64, F64, F64]] = []
     for place, train, test in folds:
-        booster, smooth = _fit_halves(x[train], y[train], seed, fold=True)
+        by = shift(train) if shift else np.zeros(len(y))
+        booster, smooth = _fit_halves(x[train], y[train] - by[train], seed, fold=True)
         trees, even = _halves(booster, smooth, x[test])
         rows = np.flatnonzero(test)
-        parts.append((np.full(len(rows), place), rows, trees, even))
+        parts.append((np.full(len(rows), place), rows, trees + by[rows], even + by[rows]))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Held(columns[0], columns[1], columns[2], columns[3], folds.kinds)
 
@@ -261,8 +262,14 @@ def informative(x: F64) -> I64:
     return np.asarray(kept, np.int64)
 
 
-def fit_head(x: F64, y: F64, folds: Folds, seed: int) -> tuple[Head, dict[str, Any]]:
+def fit_head(
+    x: F64, y: F64, folds: Folds, seed: int, shift: Callable[[Mask], F64] | None = None
+) -> tuple[Head, dict[str, Any]]:
     """Fit y [rows] to x [rows, features] and calibrate; also the head's own figures.
+
+    y is a logarithm relative to a baseline that was fitted to the same rows. `shift` gives, for the
+    training rows of a fold, how much higher the baseline's logarithm is [rows] when it is fitted to
+    those alone: so that held-out rows are held out of the baseline too.
 
     The figures: rows, mean absolute held-out error of whole groups, importance per column (gain
     of the trees, summing to 1).
@@ -271,7 +278,7 @@ def fit_head(x: F64, y: F64, folds: Folds, seed: int) -> tuple[Head, dict[str, A
     if not len(columns):  # one point in feature space: a constant is all that can be learned
         columns = np.zeros(1, np.int64)
     z = x[:, columns]
-    held = _held_out(z, y, folds, seed)
+    held = _held_out(z, y, folds, seed, shift)
     if not (held.place == 0).any():
         # without groups to hold out, the folds of configurations stand in for them
         held = replace(held, place=np.where(held.place == 1, 0, held.place))

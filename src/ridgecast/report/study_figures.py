@@ -144,9 +144,7 @@ def _floor_text(result: StudyResult) -> str:
     mean = result.floor["mean"]
     if mean is None:
         return " No point was repeated, so there is no floor."
-    return (
-        f" The dashed line is how far two measurements of one point differ ({100.0 * mean:.1f} %)."
-    )
+    return f" The dashed line is how far two labels of one point differ ({100.0 * mean:.1f} %)."
 
 
 def _importance(result: StudyResult) -> Figure:

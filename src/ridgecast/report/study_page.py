@@ -152,8 +152,9 @@ def _headline(result: StudyResult) -> str:
         pairs.append((cell(honest["coverage"], "share"), "of those times lie inside the 90 % "
                       "interval"))  # fmt: skip
     floor = result.floor
-    told = (f"how far two measurements of one point differ (mean of {floor['pairs']:,} repeats): "
-            "the noise in what is learned from and in what is scored against")  # fmt: skip
+    told = (f"how far two independent labels of one point differ ({floor['points']:,} points in "
+            f"{floor['pairs'] + floor['points']:,} measurements): the noise in what is learned "
+            "from and in what is scored against")  # fmt: skip
     pairs.append((cell(floor["mean"], "share"), told if floor["pairs"] else "no point repeated"))
     picks = result.ranking.get("ridgecast", {})
     if picks.get("shapes"):
