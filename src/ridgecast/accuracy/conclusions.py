@@ -307,7 +307,8 @@ def ranking(
     time, _ = numeric(table, "time_s")
     codes, names = shape_codes(table), np.asarray(config_names(table), dtype=object)
     groups = [np.flatnonzero(codes == code) for code in np.unique(codes)]
-    groups = [at for at in groups if len(at) >= least and np.isfinite(predicted[at]).all()]
+    groups = [at for at in groups if len(set(names[at])) >= least]
+    groups = [at for at in groups if np.isfinite(predicted[at]).all()]
     if not groups:
         reason = f"no held-out shape has {least} measured configurations"
         return {"shapes": 0, "reason": reason}

@@ -181,19 +181,24 @@ def _show(result: StudyResult, page: Path, elapsed: float) -> None:
         print_text(f"! {warning}")
     for sentence in result.conclusions["sentences"]:
         print_text(f"- {sentence}")
+    timed = [s for s in result.scores if s["target"] == "time"]
     rows = [
-        {"split": s["split"], "model": s["model"], "rows": s["rows"], "mape": s.get("mape"),
-         "median_error": s.get("median"), "coverage": s.get("coverage"),
-         "floor_share": s["floor"], "why": s["reason"]}
-        for s in result.scores
-        if s["target"] == "time"
+        {"split": s["split"], "model": s["model"], "rows": s["rows"], "mape": s["mape"],
+         "median_error": s["median"], "coverage": s.get("coverage")}
+        for s in timed
+        if s["status"] == "ok"
     ]  # fmt: skip
     print_rows(rows, title="Error of time on rows held out, by split")
+    for name, why in {s["split"]: s["reason"] for s in timed if s["status"] != "ok"}.items():
+        print_text(f"No score of {name}: {why}")
+    floor = result.floor["mean"]
+    if floor is not None:
+        print_text(f"Repeat floor: two labels of one point differ by {100 * floor:.1f} % (mean)")
     ours = result.ranking.get("ridgecast", {})
     if ours.get("shapes"):
         print_text(
-            f"Tile picked for {ours['shapes']} unseen shapes: within 5 % of the measured best at "
-            f"{100 * ours['within']:.0f} % of them"
+            f"Configuration picked for {ours['shapes']} unseen shapes: within 5 % of the measured "
+            f"best at {100 * ours['within']:.0f} % of them"
         )
     for row in result.published.get("rows", ())[:1]:
         print_text(

@@ -38,9 +38,9 @@ __all__ = ["Calibration", "CalibrationOptions", "calibrate", "shape_pool"]
 REPORT_FILE = "calibration.json"
 _FORMAT = 1
 _POOL = 3000  # shapes to choose from
-_LONGEST = {"gpu": 0.02, "cpu": 0.15}  # s that one run may take by the bound
-_SHRINKS = 0.97  # a round that leaves the median interval wider than this of the last one's
-_PATIENCE = 2  # such rounds in a row end the calibration
+_LONGEST = {"gpu": 0.02, "cpu": 0.05}  # s that one run may take by the bound
+_SHRINKS = 0.97  # a new best of interval (its logarithm) or left-out error is below this of the old
+_PATIENCE = 2  # rounds without a new best end the calibration
 _FIT_TIME = 0.12  # s that a fit takes for each point and recipe, until one was timed (assumed)
 
 
@@ -54,11 +54,9 @@ class CalibrationOptions:
     dtype: str = "bf16"
     budget: float = 300.0
     tests: int = 40
-    rounds: tuple[int, ...] = (40, 60, 90, 130, 180, 240, 320)
+    rounds: tuple[int, ...] = (40, 60, 90, 130, 180, 240, 320, 420, 540)
     seed: int = 0
-    protocol: Protocol = field(
-        default_factory=lambda: Protocol(min_samples=10, time_cap=0.4, warmup=0.03)
-    )
+    protocol: Protocol = field(default_factory=lambda: Protocol(min_samples=7, time_cap=0.2))
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -224,7 +222,6 @@ class _Run:
         base = self._before()[0]
         rng = np.random.default_rng([self.o.seed, 1])
         model: CalibratedModel | None = None
-        stale = 0
         for goal in self.o.rounds:
             log_ratio = np.full(len(self.pool), np.nan)
             for i in taken:
@@ -247,8 +244,7 @@ class _Run:
                     break
                 continue
             model = self._fit(measured)
-            stale = self._stale(stale)
-            if stale >= _PATIENCE:
+            if self._stale() >= _PATIENCE:
                 self.stopped_by = "the interval stopped shrinking"
                 break
             if self.left() < self.fit_time * goal * 1.5:
@@ -283,12 +279,15 @@ class _Run:
         )
         return model
 
-    def _stale(self, stale: int) -> int:
-        """Count the last rounds in a row whose interval hardly narrowed."""
-        if len(self.rounds) < 2:
-            return 0
-        old, new = (np.log(r["width"]) for r in self.rounds[-2:])
-        return stale + 1 if new > _SHRINKS * old else 0
+    def _stale(self) -> int:
+        """Count the rounds since the interval or the left-out error was last at a new best."""
+        best = {"width": np.inf, "left_out_mape": np.inf}
+        stale = 0
+        for found in self.rounds:
+            now = {"width": np.log(found["width"]), "left_out_mape": found["left_out_mape"]}
+            stale = 0 if any(now[key] < _SHRINKS * best[key] for key in best) else stale + 1
+            best = {key: min(best[key], now[key]) for key in best}
+        return stale
 
     def _before(self) -> tuple[F64, F64, F64, str]:
         """Time, low, high [s] of the pool as predicted without any measurement of ours; basis."""
