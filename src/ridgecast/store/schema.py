@@ -120,19 +120,23 @@ def invalidate(table: Table, rows: np.ndarray, reason: str) -> None:
 def validate(table: Table) -> Table:
     """Copy of a measurement table whose `valid` and `reason` columns tell which rows may be used.
 
-    Checked: m, n, k and batch are whole numbers from 1 to 2^31 - 1, the time is a finite number
-    above 0, its range is in order, the format is known, a usable power is above 0. No row is
-    dropped or repaired; cells that are no number become NaN.
+    Checked: batch, and m, n, k of GEMM rows are whole numbers from 1 to 2^31 - 1 (other operations
+    have sizes of their own, which their importers check), the time is a finite number above 0, its
+    range is in order, the format is known, a usable power is above 0. No row is dropped or
+    repaired; cells that are no number become NaN.
     """
     rows = length(table)
     out = canonical(rows, **table)
     if out["valid"].dtype != bool:  # 1/0/NaN or text from a file: missing means not said to be bad
         values, _ = numeric({"valid": _as_number(out["valid"])}, "valid")
         out["valid"] = ~(values == 0)
+    shaped = map_text(out["op"], lambda op: op in ("gemm", "")).astype(bool)
     for name in ("m", "n", "k", "batch"):
         values, bad = numeric(out, name)
+        bad &= shaped | (name == "batch")
         wrong = ~((values >= 1) & (values <= 2**31 - 1) & (values == np.floor(values)))
         out[name] = values.astype(np.int64) if np.isfinite(values).all() else values
+        wrong &= shaped | (name == "batch")
         invalidate(out, wrong & ~bad, f"{name} is not a whole number from 1 to 2^31 - 1")
         invalidate(out, bad, f"{name} is not a number")
     time, bad = numeric(out, "time_s")

@@ -31,6 +31,10 @@ __all__ = ["IMPORTERS", "FileResult", "ImportReport", "Importer", "Request", "ge
 # Order is the order of recognition: the most particular first.
 IMPORTERS: dict[str, str] = {
     "aiconfigurator": "ridgecast.store.importers.aiconfigurator:IMPORTER",
+    "aiconfigurator_attention": "ridgecast.store.importers.aiconfigurator_ops:ATTENTION",
+    "aiconfigurator_moe": "ridgecast.store.importers.aiconfigurator_ops:MOE",
+    "aiconfigurator_nccl": "ridgecast.store.importers.aiconfigurator_ops:NCCL",
+    "aiconfigurator_all_reduce": "ridgecast.store.importers.aiconfigurator_ops:ALL_REDUCE",
     "consensus": "ridgecast.store.importers.consensus:CONSENSUS",
     "consensus_long": "ridgecast.store.importers.consensus:LONG",
     "kernel_tuner": "ridgecast.store.importers.kernel_tuner:PARQUET",
@@ -203,7 +207,10 @@ def _recognise(request: Request) -> tuple[Importer, Table | None]:
 def _unrecognised(path: Path, table: Table, candidates: Sequence[Importer]) -> str:
     if "op_name" in table and "framework" in table:
         ops = sorted({str(op) for op in table["op_name"].tolist()})[:3]
-        return f"{path}: op {', '.join(ops)} is not imported yet; only gemm is"
+        return (
+            f"{path}: op {', '.join(ops)} is not imported yet (or columns are missing); of "
+            "AIConfigurator's tables gemm, attention, moe, nccl and custom_allreduce are"
+        )
     known = "; ".join(f"{c.name} needs {', '.join(c.needs)}" for c in candidates)
     return (
         f"{path}: no importer recognises the columns {', '.join(list(table)[:12])}. {known}. "

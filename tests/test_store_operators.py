@@ -1,0 +1,118 @@
+"""Importing measured tables of attention, mixtures of experts and collectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ridgecast.errors import NoDataError
+from ridgecast.store import import_files, write_table
+from ridgecast.store.importers import import_report
+
+SILICON = Path(__file__).parents[2] / "shared" / "data" / "silicon"
+
+
+def table_of(**columns):
+    rows = max(len(v) for v in columns.values() if isinstance(v, list))
+    return {
+        k: np.array(v if isinstance(v, list) else [v] * rows,
+                    dtype=object if isinstance(v[0] if isinstance(v, list) else v, str) else None)
+        for k, v in columns.items()
+    }  # fmt: skip
+
+
+def raw(op, **columns):
+    stack = {"framework": "VLLM", "version": "0.24.0", "device": "NVIDIA H200", "op_name": op,
+             "kernel_source": "some_kernel", "latency": [0.5, 2.0]}  # fmt: skip
+    return table_of(**{**stack, **columns})
+
+
+def attention(op, **columns):
+    fixed = {
+        "batch_size": 4, "isl": [128, 2048], "num_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "beam_width": 1, "attn_dtype": "bfloat16", "kv_cache_dtype": "fp8",
+        "window_size": [1024, 1024], "step": [0, 0],
+    }  # fmt: skip
+    return raw(op, **{**fixed, **columns})
+
+
+def imported(tmp_path, table):
+    write_table(tmp_path / "some.parquet", table)
+    return import_files(tmp_path / "some.parquet")
+
+
+def test_context_attention_rows(tmp_path):
+    out = imported(tmp_path, attention("context_attention", step=[0, 64]))
+    assert set(out["op"]) == {"attention"} and set(out["phase"]) == {"context"}
+    assert out["q_len"].tolist() == [128, 2048] and out["kv_len"].tolist() == [128, 2112]
+    assert out["window"].tolist() == [0, 1024]  # one beyond the keys restricts nothing
+    assert set(out["dtype"]) == {"bf16"} and set(out["kv_dtype"]) == {"fp8_e4m3"}
+    assert out["time_s"].tolist() == [0.0005, 0.002] and out["causal"].all() and out["valid"].all()
+    assert out["collection"][0] == "aiconfigurator/vllm-0.24.0/h200_sxm"
+    assert np.isnan(out["m"]).all() and out["batch"].tolist() == [4, 4]
+
+
+def test_generation_attends_to_the_cache_and_itself(tmp_path):
+    table = attention("generation_attention", isl=[1, 1], step=[127, 2047])
+    del table["window_size"]
+    out = imported(tmp_path, table)
+    assert set(out["phase"]) == {"generation"} and out["q_len"].tolist() == [1, 1]
+    assert out["kv_len"].tolist() == [128, 2048] and not out["window"].any()
+
+
+def test_moe_rows(tmp_path):
+    out = imported(tmp_path, raw(
+        "moe", moe_dtype=["w4a16_mxfp4", "fp8_block"], num_tokens=[1, 4096], hidden_size=7168,
+        inter_size=2048, topk=8, num_experts=256, moe_tp_size=1, moe_ep_size=[1, 8],
+        distribution=["power_law_1.01", "balanced"],
+    ))  # fmt: skip
+    assert out["dtype"].tolist() == ["bf16", "fp8_block"]
+    assert out["weight_dtype"].tolist() == ["mxfp4", "fp8_block"]
+    assert out["distribution"].tolist() == ["power_law", "balanced"]
+    assert out["exponent"].tolist() == [1.01, 0.0] and out["ep"].tolist() == [1, 8]
+    assert (out["experts"][0], out["top_k"][0], out["inter"][0]) == (256, 8, 2048)
+
+
+def test_message_sizes_are_elements(tmp_path):
+    out = imported(tmp_path, raw(
+        "alltoall", framework="TRTLLM", version="2.29.2", kernel_source="NCCL", num_gpus=8,
+        nccl_dtype=["half", "int8"], message_size=[256, 256],
+    ))  # fmt: skip
+    assert out["bytes"].tolist() == [512, 256] and set(out["kind"]) == {"all_to_all"}
+    assert set(out["collection"]) == {"aiconfigurator/nccl-2.29.2/h200_sxm"}
+
+
+def test_graph_and_eager_all_reduce_are_two_collections(tmp_path):
+    out = imported(tmp_path, raw(
+        "all_reduce", num_gpus=2, allreduce_dtype="bfloat16", message_size=[128, 128],
+        backend=["vllm_graph", "vllm_eager"],
+    ))  # fmt: skip
+    assert out["launch"].tolist() == ["graph", "stream"]
+    assert [c.rpartition("/")[2] for c in out["collection"]] == ["graph", "eager"]
+
+
+def test_bad_rows_are_kept_and_marked_and_unknown_ops_are_refused(tmp_path):
+    table = attention("context_attention", isl=[0, 128], attn_dtype=["bfloat16", "odd"])
+    out = imported(tmp_path, table)
+    assert not out["valid"].any()
+    assert "q_len is not a whole number" in out["reason"][0]
+    assert "unknown dtype" in out["reason"][1]
+    with pytest.raises(NoDataError, match="op mla_context is not imported yet"):
+        imported(tmp_path, attention("mla_context"))
+
+
+@pytest.mark.skipif(not SILICON.exists(), reason="needs the shared measurements")
+def test_measured_tables():
+    h100 = import_report(SILICON / "h100_sxm" / "attention").table
+    assert h100["valid"].all() and len(h100["time_s"]) == 50830 + 62166
+    decode = (h100["phase"] == "generation") & (h100["window"] == 0) & (h100["kv_dtype"] == "bf16")
+    cached = 4.0 * h100["batch"] * h100["kv_heads"] * h100["head_dim"] * h100["kv_len"]
+    rate = (cached / h100["time_s"])[decode & (h100["time_s"] > 1e-3)].max()
+    assert 2.9e12 < rate < 3.35e12  # bytes/s; the memory gives 3.35 TB/s
+    comm = import_report(SILICON / "h100_sxm" / "comm").table
+    nccl = (comm["kernel_source"] == "NCCL") & (comm["kind"] == "all_reduce")
+    share = 2 * (comm["gpus"] - 1) / comm["gpus"]
+    assert 400e9 < (share * comm["bytes"] / comm["time_s"])[nccl].max() < 450e9
+    assert set(comm["valid"]) == {True} and set(comm["op"]) == {"collective"}
