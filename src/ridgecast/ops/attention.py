@@ -115,6 +115,15 @@ class Attention(Op):
         return Work(flops, plain(read), plain(written), footprint=plain(footprint),
                     launches=launches * (2.0 if self.backward else 1.0))  # fmt: skip
 
+    def counts(self) -> dict[str, Amount]:
+        """Blocks of 64 to 256 queries of one head, of a group of heads, and blocks of keys."""
+        b, h, kv = (np.asarray(x, np.float64) for x in (self.batch, self.q_heads, self.kv_heads))
+        q = np.asarray(self.q_len, np.float64)
+        out = {f"q{t}": plain(b * h * np.ceil(q / t)) for t in (64, 128, 192, 256)}
+        out["grouped64"] = plain(b * kv * np.ceil(q * h / kv / 64))
+        out["keys128"] = plain(b * kv * np.ceil(np.asarray(self._keys) / 128))
+        return out
+
     def _linear(self) -> Work:
         """Chunks: inside a chunk as scores, between chunks through the state.
 

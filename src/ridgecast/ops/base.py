@@ -174,12 +174,14 @@ class Op:
     Subclasses are frozen dataclasses whose fields are made by `size`, `share`, `number`, `choice`,
     `fmt` and `flag`; they set `name`, `what` and `example` (the words after `ridgecast predict`)
     and define `work`, and `rules` where fields bear on each other. A field `dtype` is the format
-    that the operation computes in.
+    that the operation computes in. `not_monotone` names sizes that may lower operations and bytes
+    as they grow (`ridgecast.testing.check_op` asks it of all others).
     """
 
     name: ClassVar[str] = ""
     what: ClassVar[str] = ""
     example: ClassVar[str] = ""
+    not_monotone: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         infos = self.infos()
@@ -204,6 +206,10 @@ class Op:
         """Operations, bytes, launches and links."""
         raise NotImplementedError
 
+    def counts(self) -> Mapping[str, Amount]:
+        """Independent pieces of work, by kind: how well it can fill a machine; none by default."""
+        return {}
+
     @property
     def flops(self) -> Amount:
         """Operations of matrix products; of the lanes where there are none."""
@@ -227,7 +233,7 @@ class Op:
         if value is None and info.like:
             return None
         allowed = Integral if info.kind == "size" else Real
-        fits = isinstance(value, allowed) and not isinstance(value, bool)
+        fits = isinstance(value, allowed) and value is not True and value is not False
         if not fits or bool(info.wrong(value)):
             raise SpecError(f"{self.name}.{name}: got {value!r}, need {info.need}")
         plain_value: Any = value
@@ -245,7 +251,10 @@ class Op:
         if not text and info.like:
             return ""
         if info.kind == "format":
-            return dtype(text).name
+            try:
+                return dtype(text).name
+            except SpecError as error:
+                raise SpecError(f"{cls.name}.{name}: {error}") from None
         if text not in info.options:
             raise SpecError(unknown_name(f"{cls.name}.{name}", text, info.options))
         return text

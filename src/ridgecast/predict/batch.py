@@ -20,11 +20,13 @@ from ..dtypes import dtype as find_dtype
 from ..errors import RidgecastError, SpecError, UnsupportedError, unknown_name
 from ..hardware import Hardware, resolve
 from ..kernels.bound import check_cache
+from ..ops import op_names
 from ..ops.gemm import LAYOUTS, MAX_DIM
 from ..store.schema import CONFIG_COLUMNS
 from ..store.tables import Table, factorize, length, numeric, require_columns
 from .bundle import Bundle, open_bundle
 from .ladder import KERNELS, Question, answer
+from .operator_rows import text_of
 from .time_model import Shapes
 
 __all__ = ["OUTPUTS", "predict_table"]
@@ -43,7 +45,6 @@ _DEFAULTS = {"kernel": "library", "layout": "tn", "cache": "hot", "collection": 
 _CHUNK = 16384
 _LIMITERS = np.array(["compute", "memory", "launch"], dtype=object)
 _EPILOGUE = ("beta", "epilogue_bytes")
-OPS = ("gemm",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ def predict_table(
 ) -> Table:
     """Predict every row of a table.
 
-    `table` maps column names to equally long columns: op, hardware, dtype, m, n, k, and where
-    wanted batch, layout, out_dtype, beta, epilogue_bytes, kernel, tile parameters, cache (hot or
-    cold), collection. `model` is a
-    folder made by `ridgecast train`, by default the shipped one; `level` the coverage of the
-    intervals; `hardware` adds devices by name. Returns the input columns and OUTPUTS in SI
-    (NaN = null), limiter, basis, status ("ok", "invalid", "no_answer") and reason.
+    `table` maps column names to equally long columns: op, hardware, and the operation's own fields
+    (`ridgecast ops NAME`). Of gemm: dtype, m, n, k, and where wanted batch, layout, out_dtype,
+    beta, epilogue_bytes, kernel, tile parameters. Further columns of any: cache (hot or cold),
+    collection. Operations may be mixed; fields of others are then null. `model` is a folder made by
+    `ridgecast train`, by default the shipped one; `level` the coverage of the intervals;
+    `hardware` adds devices by name. Returns the input columns and OUTPUTS in SI (NaN = null),
+    limiter, basis, status ("ok", "invalid", "no_answer") and reason.
 
     Raises SpecError for missing columns, columns of different length, a level outside
     [0.5, 0.99], or a model folder that cannot be read.
@@ -76,22 +78,50 @@ def predict_table(
     if not 0.5 <= level <= 0.99:
         raise SpecError(f"level: got {level}, need 0.5 to 0.99 (a coverage, such as 0.9)")
     columns: Table = {name: np.asarray(column) for name, column in table.items()}
-    require_columns(columns, ("op", "hardware", "dtype", "m", "n", "k"))
+    require_columns(columns, ("op", "hardware"))
     rows = length(columns)
     bundle = open_bundle(model)
+    others = _other_ops(columns)
+    if not others:
+        require_columns(columns, ("dtype", "m", "n", "k"))
     out: Table = {name: np.full(rows, np.nan) for name in OUTPUTS}
     out |= {name: np.full(rows, "", dtype=object) for name in _TEXTS}
-    shapes, good = _shapes(columns, rows, out)
-    config = _config(columns, rows)
-    for group in _groups(columns, good):
-        _fill(out, group, shapes, config, bundle, level, hardware or {})
+    mine = np.ones(rows, bool)
+    for at in others.values():
+        mine[at] = False
+    if others:
+        from .operators import fill_operators
+
+        fill_operators(out, columns, others, bundle, level, hardware or {})
+    if mine.any():
+        require_columns(columns, ("dtype", "m", "n", "k"))
+        shapes, good = _shapes(columns, mine, out)
+        config = _config(columns, rows)
+        for group in _groups(columns, good):
+            _fill(out, group, shapes, config, bundle, level, hardware or {})
     return {**{k: v for k, v in columns.items() if k not in out}, **out}
 
 
-def _shapes(columns: Table, rows: int, out: Table) -> tuple[Shapes, npt.NDArray[np.bool_]]:
-    """Sizes as float64; rows with impossible ones are marked invalid in `out`."""
+def _other_ops(columns: Table) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of each operation other than GEMM, by its name; names that nobody knows stay GEMM's."""
+    codes, found = factorize(columns["op"])
+    names = [text_of(v) for v in found]
+    if set(names) <= {"gemm"}:
+        return {}
+    have = set(op_names())
+    return {
+        name: np.flatnonzero(codes == i)
+        for i, name in enumerate(names)
+        if name != "gemm" and name in have
+    }
+
+
+def _shapes(
+    columns: Table, mine: npt.NDArray[np.bool_], out: Table
+) -> tuple[Shapes, npt.NDArray[np.bool_]]:
+    """Sizes as float64; rows of `mine` with impossible ones are marked invalid in `out`."""
     sizes: list[F64] = []
-    good = np.ones(rows, dtype=bool)
+    rows, good = len(mine), mine.copy()
     for name in ("m", "n", "k", "batch"):
         if name == "batch" and name not in columns:
             sizes.append(np.ones(rows))
@@ -131,7 +161,7 @@ def _groups(columns: Table, good: npt.NDArray[np.bool_]) -> Iterator[_Group]:
             values[name] = [_DEFAULTS[name]]
             continue
         codes, found = factorize(columns[name])
-        values[name] = [_text(v) or _DEFAULTS.get(name, "") for v in found]
+        values[name] = [text_of(v) or _DEFAULTS.get(name, "") for v in found]
         code = code * len(found) + codes
     present = np.unique(code[good])
     for one in present:
@@ -141,10 +171,6 @@ def _groups(columns: Table, good: npt.NDArray[np.bool_]) -> Iterator[_Group]:
             rest, index = divmod(rest, len(values[name])) if name in columns else (rest, 0)
             keys[name] = values[name][index]
         yield _Group(at, keys)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and np.isnan(value)) else str(value)
 
 
 def _fill(
@@ -178,8 +204,8 @@ def _fill(
 
 
 def _question(keys: Mapping[str, str], level: float, devices: Mapping[str, Hardware]) -> Question:
-    if keys["op"] not in OPS:
-        raise SpecError(unknown_name("op", keys["op"], OPS))
+    if keys["op"] != "gemm":
+        raise SpecError(unknown_name("op", keys["op"], op_names()))
     if keys["kernel"] not in KERNELS:
         raise SpecError(unknown_name("kernel", keys["kernel"], KERNELS))
     if keys["layout"] not in LAYOUTS:

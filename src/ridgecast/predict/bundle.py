@@ -23,6 +23,7 @@ from .time_model import Shapes, TimeModel, load_time_model, read_card
 if TYPE_CHECKING:
     from .calibrated import CalibratedModel
     from .config_model import ConfigModel
+    from .operator_model import OperatorModel
     from .power import PowerModel
     from .prior import Prior
 
@@ -169,6 +170,28 @@ class Bundle:
         own = self.path / "power" / "card.json"
         return _power(own if own.exists() else SHIPPED / "power" / "card.json")
 
+    def operator(self, op: str, hardware: str, collection: str = "") -> OperatorModel | None:
+        """Load the preferred model of an operation on a device; None when there is none.
+
+        `collection` picks one by any part of its name; raises NoDataError when none matches.
+        """
+        found = [
+            e for e in self.card.get("operators", ()) if (e["op"], e["hardware"]) == (op, hardware)
+        ]
+        named = [e for e in found if collection in e["collection"]]
+        if found and not named:
+            have = ", ".join(e["collection"] for e in found)
+            raise NoDataError(f"no collection {collection!r} of {op} on {hardware}; have {have}")
+        if not named:
+            return None
+        best = max(named, key=lambda e: (e.get("rank", 0), e["collection"]))
+        return _operator(self.path / best["folder"])
+
+    def pooled_operator(self, op: str) -> OperatorModel | None:
+        """Load the model of an operation for devices without measurements, where there is one."""
+        folder = self.path / "operators" / f"pooled-{op}"
+        return _operator(folder) if (folder / "card.json").exists() else None
+
     def configurations(self) -> ConfigModel | None:
         """Load the folder's model of CLBlast configurations; None when it has none."""
         folder = self.path / "clblast_sgemm"
@@ -182,6 +205,13 @@ def _time_model(folder: Path) -> TimeModel | CalibratedModel:
 
         return load_calibrated(folder)
     return load_time_model(folder)
+
+
+@lru_cache(maxsize=64)
+def _operator(folder: Path) -> OperatorModel:
+    from .operator_model import load_operator
+
+    return load_operator(folder)
 
 
 @lru_cache(maxsize=16)
@@ -225,6 +255,7 @@ def _open(folder: Path, stamp: int) -> Bundle:
     # a folder trained again under the same name must not serve the old models
     _time_model.cache_clear()
     _measured.cache_clear()
+    _operator.cache_clear()
     card = read_card(folder / "card.json")
     if card.get("format") != FORMAT:
         raise SpecError(

@@ -34,6 +34,9 @@ _TREES = {
     "num_threads": 1, "deterministic": True, "force_row_wise": True,
 }  # fmt: skip
 _ROUNDS = 300
+_MANY_TREES = {"num_leaves": 127, "learning_rate": 0.12, "min_data_in_leaf": 8}
+_MANY_ROUNDS = 110  # beyond FEW_ROWS rows, as for library GEMM
+_EPOCHS = 40
 _GP_ROWS = 300  # rows that the length scales come from; every row is a training point
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _BUCKETS = 3
@@ -180,13 +183,16 @@ def _fit_halves(x: F64, y: F64, seed: int, *, fold: bool = False) -> tuple[Any, 
     """Trees, and a Gaussian process or, beyond FEW_ROWS rows, a small network."""
     import lightgbm as lgb
 
-    leaf = min(4, max(1, len(y) // 8))
-    settings = {**_TREES, "seed": seed, "min_data_in_leaf": leaf}
-    data = lgb.Dataset(x, y, params={"min_data_in_leaf": leaf, "verbosity": -1})
-    booster = lgb.train(settings, data, _ROUNDS)
+    many = len(y) > FEW_ROWS
+    settings = {**_TREES, "seed": seed, "min_data_in_leaf": min(4, max(1, len(y) // 8))}
+    settings |= _MANY_TREES if many else {}
+    data = lgb.Dataset(
+        x, y, params={"min_data_in_leaf": settings["min_data_in_leaf"], "verbosity": -1}
+    )
+    booster = lgb.train(settings, data, _MANY_ROUNDS if many else _ROUNDS)
     rng = np.random.default_rng(seed)
-    if len(y) > FEW_ROWS:
-        options = MlpOptions(epochs=30 if fold else 100)
+    if many:
+        options = MlpOptions(epochs=_EPOCHS)
         return booster, fit_mlp(x.astype(np.float32), y, rng, options)
     rounds, most = (40, 200) if fold else (60, _GP_ROWS)
     return booster, fit_gp(x, y, rng, rounds=rounds, most=most)

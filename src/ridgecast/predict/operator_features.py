@@ -1,0 +1,81 @@
+"""What the learned parts see of operations other than library GEMM: numbers of shape and device.
+
+Owns the features of any `ops.Op` on any device (seconds on each resource in units of a fixed one,
+how its pieces fill the machine, its own sizes and words) and the analytic time that learned ratios
+stand on. Fits nothing; knows no operation by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dtypes import dtype as find_dtype
+from ..hardware import Hardware
+from ..kernels.bound import Cache
+from ..kernels.operator import analytic_time, bound_of_parts, parts_of
+from ..ops.base import Op, Work
+
+__all__ = ["Known", "features_of", "known"]
+
+F64 = npt.NDArray[np.float64]
+UNIT = 1e-6
+"""Seconds that parts are measured in: one for all devices, so that they stay comparable."""
+_PARTS = ("compute", "vector", "special", "integer", "memory", "l2", "peer", "network", "host")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Work [rows] of a column of operations on a device, its parts, bound and analytic time [s]."""
+
+    work: Work
+    parts: dict[str, F64]
+    bound: F64
+    analytic: F64
+    rows: int
+
+
+def known(op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> Known:
+    """Work out everything that physics says. Raises UnsupportedError where a unit is missing."""
+    work = op.work()
+    parts = {k: _wide(v, rows) for k, v in parts_of(work, hardware, cache).items()}
+    bound = _wide(bound_of_parts(parts), rows)
+    time = _wide(analytic_time(work, hardware, cache), rows)
+    return Known(work, parts, bound, np.maximum(time, bound), rows)
+
+
+def features_of(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:
+    """Every feature by name; arrays [rows]. A word of `op` becomes one column named field=word."""
+    rows = k.rows
+    out = {f"part_{name}": _log(_part(k, name, rows) / UNIT) for name in _PARTS}
+    out["bound"], out["analytic"] = _log(k.bound / UNIT), _log(k.analytic / UNIT)
+    out["launches"] = _log(1.0 + _wide(k.work.launches, rows))
+    for name, info in op.infos().items():
+        value = getattr(op, name)
+        if info.kind in ("choice", "flag"):
+            out[f"{name}={value}"] = np.ones(rows)
+        elif info.kind == "format":
+            out[f"bits_{name}"] = np.full(rows, find_dtype(value).bits_with_scales)
+            out[f"{name}={value}"] = np.ones(rows)
+        else:
+            out[f"log_{name}"] = np.log2(1.0 + np.maximum(_wide(value, rows), 0.0))
+    for name, count in op.counts().items():
+        waves = _wide(count, rows) / hardware.sm_count
+        out[f"waves_{name}"] = _log(waves)
+        out[f"tail_{name}"] = np.ceil(waves) / np.maximum(waves, 1e-12)
+    return out
+
+
+def _part(k: Known, name: str, rows: int) -> F64:
+    return k.parts[name] if name in k.parts else np.zeros(rows)
+
+
+def _wide(value: Any, rows: int) -> F64:
+    return np.broadcast_to(np.asarray(value, np.float64), (rows,))
+
+
+def _log(x: Any) -> F64:
+    return np.log2(np.maximum(np.asarray(x, np.float64), 1e-6))

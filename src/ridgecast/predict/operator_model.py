@@ -1,0 +1,252 @@
+"""The learned time of one operation on one device: physics times a learned ratio.
+
+    t = t_analytic * exp(f(x))
+
+Owns the fit to measured rows of one operation, device and collection, where a row lies relative
+to them, and the model's folder: `card.json`, LightGBM text (xz) and npz. Features and analytic
+times are those of `operator_features`, the learned halves and intervals those of `sweep_parts`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import NoDataError, RidgecastError, SpecError
+from ..hardware import Hardware
+from ..ops import op_class
+from ..ops.base import Op
+from ..store.tables import Table
+from .operator_features import Known, features_of, known
+from .operator_rows import op_parts, word_fields
+from .sweep_parts import Head, codes_of, fit_head, make_folds
+from .utilisation import pack_booster, unpack_booster
+
+__all__ = ["GROUPS", "OperatorModel", "OperatorRows", "fit_operator", "load_operator",
+           "operator_rows"]  # fmt: skip
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+LEAST_ROWS = 60
+_CARD_VERSION = 1
+# op -> (fields that make its structure, further fields that part groups held out together)
+GROUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "attention": (("q_heads", "kv_heads", "head_dim"), ("q_len", "kv_len")),
+    "moe": (("hidden", "inter", "experts", "top_k"), ()),
+    "collective": (("kind", "gpus"), ("bytes",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRows:
+    """Measured rows of one operation and device, ready to learn from.
+
+    `features` by name [rows], `bound` and `analytic` [s], `time` [s] measured, `structure` and
+    `group` codes per row, `sizes` [rows, numeric fields] and `words` (one tuple a row's part).
+    """
+
+    features: dict[str, F64]
+    bound: F64
+    analytic: F64
+    time: F64
+    structure: I64
+    group: I64
+    sizes: F64
+    words: tuple[tuple[str, ...], ...]
+    word_of: I64
+    positions: I64
+
+
+def _numbers(cls: type[Op]) -> list[str]:
+    return [n for n, i in cls.infos().items() if i.kind in ("size", "number", "share")]
+
+
+def _sizes(op: Op, rows: int) -> F64:
+    cells = [np.broadcast_to(np.asarray(getattr(op, n), np.float64), (rows,))
+             for n in _numbers(type(op))]  # fmt: skip
+    return np.stack(cells, axis=1) if cells else np.zeros((rows, 0))
+
+
+def _words(op: Op) -> tuple[str, ...]:
+    return tuple(str(getattr(op, n)) for n in word_fields(type(op)))
+
+
+def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
+    """Turn measured rows (an operation's fields and time_s) into features and groups.
+
+    Raises NoDataError when no row is usable; rows that the operation refuses are left out.
+    """
+    cls = op_class(name)
+    time = np.asarray(table["time_s"], np.float64)
+    usable = np.flatnonzero(np.isfinite(time) & (time > 0))
+    parts: list[tuple[dict[str, F64], Known, F64, I64]] = []
+    words: list[tuple[str, ...]] = []
+    for part in op_parts(cls, table, usable):
+        if part.op is None or part.bad.all():
+            continue
+        keep = ~part.bad
+        k = known(part.op, len(part.rows), hardware)
+        found = {n: v[keep] for n, v in features_of(part.op, k, hardware).items()}
+        some = Known(k.work, {}, k.bound[keep], k.analytic[keep], int(keep.sum()))
+        parts.append((found, some, _sizes(part.op, len(part.rows))[keep], part.rows[keep]))
+        words.append(_words(part.op))
+    if not parts:
+        raise NoDataError(f"no row of {name} on {hardware.name} can be learned from")
+    names = list(dict.fromkeys(n for found, *_ in parts for n in found))
+    features = {
+        n: np.concatenate([f[n] if n in f else np.zeros(k.rows) for f, k, *_ in parts])
+        for n in names
+    }
+    word_of = np.repeat(np.arange(len(parts)), [k.rows for _, k, *_ in parts])
+    sizes = np.concatenate([s for *_, s, _ in parts])
+    at = np.concatenate([rows for *_, rows in parts])
+    kinds = {n: i for i, n in enumerate(_numbers(cls))}
+    texts = {n: i for i, n in enumerate(word_fields(cls))}
+    labels = np.array([list(w) for w in words], dtype=object)
+
+    def column(field: str) -> npt.NDArray[Any]:
+        if field in kinds:
+            return sizes[:, kinds[field]]
+        return labels[word_of, texts[field]].astype(str)
+
+    inner, outer = GROUPS.get(name, ((), tuple(kinds)))
+    structure = codes_of([column(f) for f in inner]) if inner else np.zeros(len(at), np.int64)
+    group = codes_of([column(f) for f in (*inner, *outer)])
+    return OperatorRows(
+        features, np.concatenate([k.bound for _, k, *_ in parts]),
+        np.concatenate([k.analytic for _, k, *_ in parts]), time[at], structure, group, sizes,
+        tuple(words), word_of, at,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorModel:
+    """Predicts one operation on the device that it was fitted on.
+
+    `names` are the features' names, `domain` the range of each numeric field, the words and the
+    structures seen.
+    """
+
+    op: str
+    hardware: str
+    collection: str
+    names: tuple[str, ...]
+    head: Head
+    domain: Mapping[str, Any]
+    card: Mapping[str, Any]
+
+    def predict(
+        self, op: Op, k: Known, hardware: Hardware, level: float
+    ) -> tuple[F64, F64, F64, I64]:
+        """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
+        found = features_of(op, k, hardware)
+        zero = np.zeros(k.rows)
+        x = np.stack([found.get(n, zero) for n in self.names], axis=1)
+        place = self.place(op, k.rows)
+        value = self.head.predict(x, place)
+        low, high = self.head.intervals.limits(value, place, level)
+        time = k.analytic * np.exp(value)
+        return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
+                place)  # fmt: skip
+
+    def knows(self, op: Op) -> bool:
+        """Whether the words of `op` (formats, variants) were measured together."""
+        return _words(op) in {tuple(w) for w in self.domain["words"]}
+
+    def place(self, op: Op, rows: int) -> I64:
+        """Index of PLACES per row."""
+        sizes = _sizes(op, rows)
+        out = np.zeros(rows, np.int64)
+        inner = [n for n in GROUPS.get(self.op, ((), ()))[0] if n in self.domain["numbers"]]
+        if inner:
+            at = [self.domain["numbers"].index(n) for n in inner]
+            seen = {tuple(s) for s in self.domain["structures"]}
+            keys, back = np.unique(sizes[:, at], axis=0, return_inverse=True)
+            new = np.array([tuple(key) not in seen for key in keys.tolist()], bool)
+            out[new[back.reshape(-1)]] = 1
+        low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
+        out[((sizes < low) | (sizes > high)).any(axis=1)] = 2
+        return out
+
+    def save(self, folder: Path) -> None:
+        """Write card.json, model.txt.xz and smooth.npz."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state, arrays = self.head.to_state()
+        named: dict[str, Any] = arrays
+        card = {
+            "card_version": _CARD_VERSION, "op": self.op, "hardware": self.hardware,
+            "collection": self.collection, "names": list(self.names), "head": state,
+            "domain": dict(self.domain), **self.card,
+        }  # fmt: skip
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **named)
+        text = (json.dumps(card, allow_nan=False) + "\n").encode()
+        files = (("model.txt.xz", pack_booster(self.head.text)), ("smooth.npz", buffer.getvalue()),
+                 ("card.json", text))  # fmt: skip
+        for name, data in files:
+            draft = folder / f".{name}.{os.getpid()}"
+            draft.write_bytes(data)
+            draft.replace(folder / name)
+
+
+def fit_operator(
+    rows: OperatorRows, op: str, hardware: Hardware, collection: str, *, seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> OperatorModel:  # fmt: skip
+    """Fit and calibrate on measured rows; whole groups and structures are held out for intervals.
+
+    Raises NoDataError for fewer than LEAST_ROWS rows.
+    """
+    if len(rows.time) < LEAST_ROWS:
+        raise NoDataError(
+            f"{op} on {hardware.name}: {len(rows.time)} measured rows, need {LEAST_ROWS}"
+        )
+    names = tuple(rows.features)
+    x = np.stack([rows.features[n] for n in names], axis=1)
+    y = np.log(rows.time / rows.analytic)
+    folds = make_folds(rows.group, rows.structure, rows.bound, np.random.default_rng(seed))
+    head, figures = fit_head(x, y, folds, seed)
+    cls = op_class(op)
+    numbers = _numbers(cls)
+    inner = [n for n in GROUPS.get(op, ((), ()))[0] if n in numbers]
+    at = [numbers.index(n) for n in inner]
+    domain = {
+        "numbers": numbers, "low": rows.sizes.min(axis=0).tolist(),
+        "high": rows.sizes.max(axis=0).tolist(), "words": [list(w) for w in rows.words],
+        "structures": np.unique(rows.sizes[:, at], axis=0).tolist() if at else [],
+    }  # fmt: skip
+    card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()
+            if k != "importance"}, **(facts or {})}  # fmt: skip
+    return OperatorModel(op, hardware.name, collection, names, head, domain, card)
+
+
+def load_operator(folder: Path) -> OperatorModel:
+    """Undo `OperatorModel.save`. Raises SpecError that names what is damaged."""
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        if card["card_version"] != _CARD_VERSION:
+            raise SpecError(f"{folder}: card_version {card['card_version']}, need {_CARD_VERSION}")
+        text = unpack_booster((folder / "model.txt.xz").read_bytes())
+        with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
+            head = Head.from_state(card["head"], {k: arrays[k] for k in arrays.files}, text)
+    except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
+        if isinstance(error, RidgecastError):
+            raise
+        raise SpecError(
+            f"operator model {folder} is damaged ({type(error).__name__}: {error}); train it again"
+        ) from error
+    own = ("op", "hardware", "collection", "names", "head", "domain", "card_version")
+    facts = {k: v for k, v in card.items() if k not in own}
+    return OperatorModel(
+        card["op"], card["hardware"], card["collection"], tuple(card["names"]), head,
+        card["domain"], facts,
+    )  # fmt: skip

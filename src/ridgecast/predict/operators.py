@@ -1,0 +1,224 @@
+"""The batch contract for operations other than library GEMM: the same ladder, one engine.
+
+    learned      a model of this operation on this device (`operator_model`)
+    transferred  a device changed by a what-if, a format or variant that was not measured there, or
+                 the pooled model of other devices
+    analytic     physics alone (`kernels.operator`)
+
+Owns the descent and what each rung does to the interval. Knows no operation by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RidgecastError, SpecError
+from ..hardware import Hardware, get, names, resolve
+from ..kernels.bound import Cache, check_cache
+from ..ops import op_class
+from ..ops.base import Op, resident_of
+from ..store.tables import Table
+from .bundle import Bundle
+from .operator_features import Known, known
+from .operator_rows import op_parts
+
+__all__ = ["Answer", "answer_operator", "fill_operators"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+# Quantiles of measured over analytic time, at 0.005 0.025 0.05 0.25 0.5 0.75 0.95 0.975 0.995
+# (derived: benchmarks/operator_spread.py, all rows of attention, MoE and collectives)
+ANALYTIC_SPREAD = (1.0, 1.0, 1.05, 1.6, 2.5, 4.5, 12.0, 20.0, 60.0)
+_PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+_STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
+_OTHER_WORDS = 2.0  # 90 % factor of a transfer between formats or variants (assumed)
+_CLOSEST = 1.003  # no claim is quite as fast as light; as for GEMM
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Times [s] of a column of operations, with interval, basis per row, and one reason."""
+
+    time: F64
+    low: F64
+    high: F64
+    basis: npt.NDArray[np.object_]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all parts of one call share: the output table, models, level, added devices."""
+
+    out: Table
+    bundle: Bundle
+    level: float
+    devices: Mapping[str, Hardware]
+
+
+@lru_cache(maxsize=128)
+def _reference(name: str) -> Hardware | None:
+    return get(name) if name in names() else None
+
+
+def fill_operators(
+    out: Table,
+    columns: Table,
+    rows_of: Mapping[str, I64],
+    bundle: Bundle,
+    level: float,
+    devices: Mapping[str, Hardware],
+) -> None:
+    """Answer the rows of each operation into `out`; bad ones get a status and a reason."""
+    run = _Run(out, bundle, level, devices)
+    for name, rows in rows_of.items():
+        try:
+            cls = op_class(name)
+        except (RidgecastError, ImportError) as error:
+            out["status"][rows], out["reason"][rows] = "invalid", str(error)
+            continue
+        for part in op_parts(cls, columns, rows, ("hardware", "cache", "collection")):
+            bad = part.rows[part.bad]
+            out["status"][bad] = "invalid"
+            told = part.reason
+            out["reason"][bad] = told if isinstance(told, str) else told[part.bad]
+            if part.op is None or part.bad.all():
+                continue
+            _fill(run, part.op, part.rows, ~part.bad, part.words)
+
+
+def _fill(
+    run: _Run, op: Op, rows: I64, good: npt.NDArray[np.bool_], words: Mapping[str, str]
+) -> None:
+    """Answer one part: all of its rows at once, those that are good kept."""
+    out = run.out
+    at = rows[good]
+    try:
+        name = words["hardware"]
+        device = run.devices[name] if name in run.devices else resolve(name)
+        cache = words.get("cache") or "hot"
+        check_cache(cache)
+        k = known(op, len(rows), device, cast(Cache, cache))
+        found = answer_operator(
+            op, k, device, run.bundle, run.level, cache=cast(Cache, cache),
+            collection=words.get("collection", ""),
+        )  # fmt: skip
+    except (RidgecastError, OSError) as error:
+        kind = "invalid" if isinstance(error, SpecError) else "no_answer"
+        out["status"][at], out["reason"][at] = kind, str(error)
+        return
+    out["status"][at], out["reason"][at] = "ok", found.reason
+    out["time_s"][at], out["bound_s"][at] = found.time[good], k.bound[good]
+    out["time_low_s"][at], out["time_high_s"][at] = found.low[good], found.high[good]
+    out["basis"][at] = found.basis[good]
+    out["limiter"][at] = limiters(k, device)[good]
+    resident = np.broadcast_to(np.asarray(resident_of(k.work), float), (len(rows),))
+    out["memory_bytes"][at] = resident[good]
+    _power(run, op, k, device, rows, good)
+
+
+def limiters(k: Known, device: Hardware) -> npt.NDArray[np.object_]:
+    """Name the busiest resource per row; "launch" where none reaches the launch latency."""
+    kinds = list(k.parts)
+    stack = np.stack([k.parts[kind] for kind in kinds])
+    out = np.array(kinds, dtype=object)[stack.argmax(axis=0)]
+    out[stack.max(axis=0) < device.launch_latency] = "launch"
+    return out
+
+
+def answer_operator(
+    op: Op, k: Known, device: Hardware, bundle: Bundle, level: float, *,
+    cache: Cache = "hot", collection: str = "",
+) -> Answer:  # fmt: skip
+    """Time of each row on the highest rung that can carry it.
+
+    Raises NoDataError for a collection that the device does not have.
+    """
+    model = bundle.operator(op.name, device.base_name, collection)
+    if model is None:
+        return _unmeasured(op, k, device, bundle, level, cache)
+    reference = _reference(model.hardware) or device
+    same = device == reference and cache == "hot"
+    base = k if same else known(op, k.rows, reference)
+    time, low, high, place = model.predict(op, base, reference, level)
+    basis = np.full(k.rows, "learned", dtype=object)
+    reason = f"collection {model.collection}"
+    if not model.knows(op):
+        basis[:] = "transferred"
+        low, high = low / _OTHER_WORDS, high * _OTHER_WORDS
+        reason += "; these formats or this variant were not measured there"
+    basis[place == 2] = "transferred"
+    if not same:
+        ratio = k.analytic / base.analytic
+        grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+        time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+        basis[:] = "transferred"
+        reason = f"utilisation of {model.hardware} ({model.collection}) kept, physics re-predicted"
+    return _clamped(time, low, high, k, basis, reason)
+
+
+def _unmeasured(
+    op: Op, k: Known, device: Hardware, bundle: Bundle, level: float, cache: Cache
+) -> Answer:
+    pooled = bundle.pooled_operator(op.name)
+    basis = np.full(k.rows, "analytic", dtype=object)
+    if pooled is not None and pooled.knows(op) and device.kind == "gpu":
+        reference = _reference(device.base_name) or device
+        same = device == reference and cache == "hot"
+        base = k if same else known(op, k.rows, reference)
+        time, low, high, _ = pooled.predict(op, base, reference, level)
+        basis[:] = "transferred"
+        reason = f"transferred from {pooled.card['devices']} other devices"
+        if not same:
+            ratio = k.analytic / base.analytic
+            grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+            time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+        return _clamped(time, low, high, k, basis, reason)
+    tail = (1.0 - level) / 2.0
+    fast, middle, slow = np.exp(
+        np.interp((tail, 0.5, 1.0 - tail), _PROBABILITIES, np.log(ANALYTIC_SPREAD))
+    )
+    reason = f"physics of {op.name}; no measurement of it on {device.name}"
+    t = k.analytic
+    return _clamped(t * middle, t * fast, t * slow, k, basis, reason)
+
+
+def _clamped(
+    time: F64, low: F64, high: F64, k: Known, basis: npt.NDArray[np.object_], reason: str
+) -> Answer:
+    time = np.maximum(time, _CLOSEST * k.bound)
+    low, high = np.maximum(low, k.bound), np.maximum(high, time)
+    return Answer(time, np.minimum(low, time), high, basis, reason)
+
+
+def _power(
+    run: _Run, op: Op, k: Known, device: Hardware, rows: I64, good: npt.NDArray[np.bool_]
+) -> None:
+    """Power and energy by the shared model, where the operation computes in a format it knows."""
+    out, at = run.out, rows[good]
+    dtype = str(getattr(op, "dtype", "") or "fp32")
+
+    def wide(value: Any) -> F64:
+        return np.broadcast_to(np.asarray(value, np.float64), (k.rows,))[good]
+
+    flops, moved, time = wide(k.work.all_flops), wide(k.work.moved), out["time_s"][at]
+    power = run.bundle.power()
+    try:
+        drawn = power.predict(device, dtype, flops, moved, moved, time, run.level)
+    except RidgecastError as error:
+        drawn = {"power_w": None, "reason": str(error)}
+    if drawn["power_w"] is None:
+        out["reason"][at] += f"; power: {drawn['reason']}"
+        return
+    for name in ("power_w", "power_low_w", "power_high_w"):
+        out[name][at] = drawn[name]
+    limits = (out["time_low_s"][at], out["time_high_s"][at])
+    energy = power.energy(device, dtype, drawn, time, limits, run.level)
+    for name in ("energy_j", "energy_low_j", "energy_high_j"):
+        out[name][at] = energy[name]
