@@ -61,6 +61,9 @@ class LowBitGemm(Op):
     name: ClassVar[str] = "low_bit_gemm"
     what: ClassVar[str] = "GEMM with weights of few bits: dequantised, looked up, coded, mixed"
     example: ClassVar[str] = "m=16 n=4096 k=4096 weight_bits=4 group=128"
+    not_monotone: ClassVar[tuple[str, ...]] = (
+        "group", "tile_m", "lut_inputs", "table_columns", "vector", "index_bits",
+    )  # fmt: skip
 
     m: int = size("rows of activations")
     n: int = size("columns of weights")

@@ -44,6 +44,7 @@ class SparseGemm(Op):
     name: ClassVar[str] = "sparse_gemm"
     what: ClassVar[str] = "GEMM with sparse weights: 2:4, blocks, unstructured"
     example: ClassVar[str] = "m=16 n=4096 k=4096 variant=unstructured density=0.2"
+    not_monotone: ClassVar[tuple[str, ...]] = ("block", "tile_m")
 
     m: int = size("rows of activations")
     n: int = size("columns of weights")
@@ -72,7 +73,8 @@ class SparseGemm(Op):
         """Operations and bytes of the variant."""
         m, n, k = (np.asarray(x, np.float64) for x in (self.m, self.n, self.k))
         out = dtype(self.out_dtype).bytes_of(1.0) * m * n
-        read = self._format.bytes_of(1.0) * m * k + self.weight_bytes
+        act = dtype(self._format.compute) if self._format.weight_only else self._format
+        read = act.bytes_of(1.0) * m * k + self.weight_bytes
         flops = {unit: plain(count) for unit, count in self._operations(m, n, k).items()}
         return Work(flops, plain(read), plain(out))
 
