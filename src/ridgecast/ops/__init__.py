@@ -24,6 +24,7 @@ OPS: dict[str, str] = {
     "gemm": "gemm:Gemm",
     "attention": "attention:Attention",
     "neighbourhood_attention": "neighbourhood:NeighbourhoodAttention",
+    "ring_attention": "ring:RingAttention",
     "moe": "moe:Moe",
     "grouped_gemm": "moe:GroupedGemm",
     "collective": "collective:Collective",
