@@ -232,7 +232,7 @@ def _bad_values(info: FieldInfo) -> list[Any]:
     if np.isfinite(info.low):
         bad.append(0.0 if info.kind == "share" else int(info.low) - 1)
     if np.isfinite(info.high):
-        bad.append(info.high + 1)
+        bad.append(2 * info.high + 2)
     return [*bad, 1.5] if info.kind == "size" else bad
 
 
