@@ -47,7 +47,8 @@ def test_context_attention_rows(tmp_path):
     out = imported(tmp_path, attention("context_attention", step=[0, 64]))
     assert set(out["op"]) == {"attention"} and set(out["phase"]) == {"context"}
     assert out["q_len"].tolist() == [128, 2048] and out["kv_len"].tolist() == [128, 2112]
-    assert out["window"].tolist() == [0, 1024]  # one beyond the keys restricts nothing
+    kept = np.minimum(1024, out["kv_len"]).tolist()
+    assert out["window"].tolist() == kept  # one beyond the keys is still a window
     assert set(out["dtype"]) == {"bf16"} and set(out["kv_dtype"]) == {"fp8_e4m3"}
     assert out["time_s"].tolist() == [0.0005, 0.002] and out["causal"].all() and out["valid"].all()
     assert out["collection"][0] == "aiconfigurator/vllm-0.24.0/h200_sxm"
@@ -72,7 +73,17 @@ def test_moe_rows(tmp_path):
     assert out["weight_dtype"].tolist() == ["mxfp4", "fp8_block"]
     assert out["distribution"].tolist() == ["power_law", "balanced"]
     assert out["exponent"].tolist() == [1.01, 0.0] and out["ep"].tolist() == [1, 8]
+    assert out["gated"].all() and not out["router"].any()
     assert (out["experts"][0], out["top_k"][0], out["inter"][0]) == (256, 8, 2048)
+
+
+def test_experts_of_two_matrices_are_told_by_their_shape(tmp_path):
+    out = imported(tmp_path, raw(
+        "moe", version=["0.14.0", "0.24.0"], moe_dtype="bfloat16", num_tokens=64, hidden_size=2688,
+        inter_size=1856, topk=6, num_experts=128, moe_tp_size=1, moe_ep_size=1,
+        distribution="balanced",
+    ))  # fmt: skip
+    assert out["gated"].tolist() == [True, False] and "not gated" in out["reason"][1]
 
 
 def test_message_sizes_are_elements(tmp_path):
