@@ -50,9 +50,10 @@ class LowBitGemm(Op):
       sums of each group, four lane operations each (Atom: Zhao et al. 2023, arXiv:2310.19102).
 
     where: kernel (conversion inside the matrix kernel), buffer (a kernel rebuilds all weights in
-    memory, a second one multiplies), auto (buffer for entropy_coded, else kernel). Operations a
-    weight are assumed: set them for a kernel whose machine code is known. Quantising the
-    activations is `quantise`, not counted here.
+    memory, a second one multiplies), auto (buffer for entropy_coded, else kernel). unit = lanes:
+    rebuilt weights are multiplied on the lanes, as kernels for one row do. Operations a weight are
+    assumed: set them for a kernel whose machine code is known. Quantising the activations is
+    `quantise`, not counted here.
 
     >>> LowBitGemm(m=1, n=4096, k=4096).work().read  # 8 KiB of x, 8 MiB of weights, 256 KiB scales
     8658944.0
@@ -79,6 +80,7 @@ class LowBitGemm(Op):
     variant: str = choice("how the stored weights are used", VARIANTS, "dequant")
     where: str = choice("where weights are rebuilt", ("auto", "kernel", "buffer"), "auto")
     scales_on: str = choice("mixed: what scales multiply", ("weights", "sums"), "weights")
+    unit: str = choice("what multiplies rebuilt weights", ("matrix", "lanes"), "matrix")
     tile_m: int = size("rows of activations that share one conversion", 128)
     unpack_ops: float = number("integer operations to unpack a weight or an index", 1.0)
     scale_ops: float = number("lane operations to turn a weight into a scaled number", 2.0)
@@ -95,6 +97,9 @@ class LowBitGemm(Op):
         if self.where == "buffer" and self.variant not in REBUILT:
             raise SpecError(f"low_bit_gemm.where: got 'buffer', need auto or kernel where variant "
                             f"is {self.variant}; allowed for: {', '.join(REBUILT)}")  # fmt: skip
+        if self.unit == "lanes" and self.variant not in REBUILT:
+            raise SpecError(f"low_bit_gemm.unit: got 'lanes', need matrix where variant is "
+                            f"{self.variant}; allowed for: {', '.join(REBUILT)}")  # fmt: skip
         if self.variant == "mixed" and self._format.bits > 8:
             raise SpecError(f"low_bit_gemm.dtype: got {self.dtype!r}, need a format of at most "
                             "8 bits (int8, int4, fp8_e4m3 ...) for variant mixed")  # fmt: skip
@@ -210,39 +215,37 @@ class LowBitGemm(Op):
             "entropy_coded": self._entropy_coded, "mixed": self._mixed, "dequant": self._dequant,
         }[self.variant]()  # fmt: skip
         kept = 2.0 * m * n * k * np.asarray(self.outliers)
+        if self.variant not in ("lut", "bit_serial"):
+            unit = "vector" if self.unit == "lanes" else self._format.compute
+            counts[unit] = counts.get(unit, 0.0) + 2.0 * m * n * k
         counts["vector"] = counts.get("vector", 0.0) + kept
         return {unit: plain(count) for unit, count in counts.items()}
-
-    @property
-    def _product(self) -> dict[str, Amount]:
-        m, n, k = self._shape
-        return {self._format.compute: 2.0 * m * n * k}
 
     def _dequant(self) -> dict[str, Amount]:
         _, n, k = self._shape
         converted = n * k * self._passes
-        return {**self._product, "integer": converted * self.unpack_ops,
+        return {"integer": converted * self.unpack_ops,
                 "vector": converted * self.scale_ops}  # fmt: skip
 
     def _entropy_coded(self) -> dict[str, Amount]:
         _, n, k = self._shape
-        return {**self._product, "integer": n * k * self._passes * self.decode_ops}
+        return {"integer": n * k * self._passes * self.decode_ops}
 
     def _codebook(self) -> dict[str, Amount]:
         """Unpack and gather each index, add the entries of further codebooks, scale."""
         _, n, k = self._shape
         indices = np.ceil(k / self.vector) * n * self._codebooks * self._passes
         added = n * k * self._passes * (self._codebooks - 1.0 + self.scale_ops)
-        return {**self._product, "integer": indices * (self.unpack_ops + 1.0), "vector": added}
+        return {"integer": indices * (self.unpack_ops + 1.0), "vector": added}
 
     def _lut(self) -> dict[str, Amount]:
-        """Build 2^mu entries a table, an add each; then read: LUT-GEMM, section 3."""
+        """Build 2^mu entries a table, an add each; then unpack, load and add: LUT-GEMM, section 3."""
         m, n, k = self._shape
         tables = np.ceil(k / self.lut_inputs)
         built = m * tables * np.exp2(self.lut_inputs) * np.ceil(n / self.table_columns)
         found = m * n * tables * self.weight_bits
         scaled = 2.0 * m * n * self._groups * self.weight_bits
-        return {"integer": found * self.unpack_ops, "vector": built + found + scaled}
+        return {"integer": found * (self.unpack_ops + 1.0), "vector": built + found + scaled}
 
     def _bit_serial(self) -> dict[str, Amount]:
         """AND, population count and add for each 32 products of a pair of planes."""
@@ -263,7 +266,7 @@ class LowBitGemm(Op):
         narrow = np.less(self.weight_bits, self._format.bits)
         widened = np.where(narrow, converted * self.unpack_ops, 0.0)
         if self.scales_on == "sums":
-            return {**self._product, "integer": widened, "vector": 4.0 * m * n * self._groups}
+            return {"integer": widened, "vector": 4.0 * m * n * self._groups}
         grouped = np.greater(self.group, 0)
         scaled = np.where(grouped, converted * self.scale_ops, 0.0)
-        return {**self._product, "integer": widened + scaled, "vector": 4.0 * m * n}
+        return {"integer": widened + scaled, "vector": 4.0 * m * n}
