@@ -95,7 +95,7 @@ class SpMM(Op):
 
 @dataclass(frozen=True)
 class SpGemm(Op):
-    """C = A B of sparse A [m, k] and B [k, n], row by row (Gustavson 1978, ACM TOMS 4(3), p. 250).
+    """C = A B of sparse A [m, k] and B [k, n], row by row (Gustavson 1978, ACM TOMS 4(3)).
 
     Each value of A meets its row of B: nnz_a nnz_b / k products are expected of uniform places, and
     m n (1 - (1 - d_a d_b)^k) stored results, d being densities. Give `products` and `out_nnz` where

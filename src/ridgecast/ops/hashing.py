@@ -194,7 +194,7 @@ class HashEncoding(Op):
     encoding alone); sizes are rounded up to `pad`, as matrix units need it.
 
     variant: fused (one kernel), fused_mlp (the encoding goes through memory once, the network keeps
-    its activations on chip: Mueller et al. 2021, arXiv:2106.12372, section 4.2), layers (each layer
+    its activations on chip: Mueller et al. 2021, arXiv:2106.12372), layers (each layer
     goes through memory). `backward` is the backward pass alone: two products a layer, activations
     read that the forward pass kept, and atomic adds to the corners.
 
