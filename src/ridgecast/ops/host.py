@@ -106,9 +106,6 @@ class Launch(Op):
     mode: str = choice("how the host starts them", ("stream", "graph"), "stream")
     depth: int = size("longest chain of kernels that wait for each other", like="kernels")
     capture: bool = flag("the graph is recorded first")
-    argument_bytes: float = number(
-        "bytes of arguments a kernel, sent where the host starts it", 0.0
-    )
 
     def rules(self) -> Iterator[Rule]:
         """Chains are no longer than all kernels."""
