@@ -100,7 +100,7 @@ def _check_class(cls: type[Op]) -> None:
     """Name, texts, descriptions and sources."""
     _need(re.fullmatch(r"[a-z][a-z0-9_]*", cls.name), f"name {cls.name!r}: need lower_snake_case")
     _need(cls.what and "\n" not in cls.what, f"{cls.name}.what: need one line that says what it is")
-    parameters = getattr(cls, "__dataclass_params__", None)
+    parameters = vars(cls).get("__dataclass_params__")
     _need(parameters and parameters.frozen, f"{cls.name}: need @dataclass(frozen=True)")
     infos = cls.infos()
     bare = [f.name for f in dataclasses.fields(cls) if f.name not in infos]
