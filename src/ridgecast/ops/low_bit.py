@@ -239,7 +239,7 @@ class LowBitGemm(Op):
         return {"integer": indices * (self.unpack_ops + 1.0), "vector": added}
 
     def _lut(self) -> dict[str, Amount]:
-        """Build 2^mu entries a table, an add each; then unpack, load and add: LUT-GEMM, section 3."""
+        """Build 2^mu entries a table, an add each; unpack, load, add: LUT-GEMM, section 3."""
         m, n, k = self._shape
         tables = np.ceil(k / self.lut_inputs)
         built = m * tables * np.exp2(self.lut_inputs) * np.ceil(n / self.table_columns)
