@@ -82,9 +82,7 @@ class Quantise(Op):
             special = plain(self.scales)  # a reciprocal a scale
             read, written, launches = wide, packed, 1.0
             if self.dynamic:
-                lanes = (
-                    lanes + (2.0 if self.zero_points else 2.0) * e
-                )  # maximum: of | | or with min
+                lanes = lanes + 2.0 * e  # magnitude and maximum, or maximum and minimum
                 written = written + scales
                 if self.scaling == "tensor":
                     read, launches = 2.0 * wide + scales, 2.0
