@@ -19,13 +19,15 @@ __all__ = ["Optimiser"]
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Counts a parameter of one rule; reads and writes by operation: of whole tensors.
+    """Counts a parameter of one rule.
 
-    `states`: kept tensors. `by_operation`: (parameter reads, writes, gradient reads, state reads,
-    writes, temporary reads, writes, kernels) where each operation is a kernel.
+    `states`: kept tensors; `live`: temporaries at once where each operation is a kernel, and
+    `by_operation` what these read and write, in whole tensors: (parameter reads, writes, gradient
+    reads, state reads, writes, temporary reads, writes, kernels).
     """
 
     states: int
+    live: int
     vector: float
     special: float
     by_operation: tuple[int, int, int, int, int, int, int, int]
@@ -34,19 +36,19 @@ class _Step:
 # Weight decay (decoupled: multiply, or multiply-add into the gradient) is always counted.
 STEPS = {
     # decay 2, p - lr g 2 | g' = g + wd p ; p - lr g'
-    "sgd": _Step(0, 4.0, 0.0, (2, 1, 1, 0, 0, 1, 1, 2)),
+    "sgd": _Step(0, 1, 4.0, 0.0, (2, 1, 1, 0, 0, 1, 1, 2)),
     # decay 2, m = mu m + g' 2, p - lr m 2 | g' ; m mu ; m + g' ; p - lr m
-    "momentum": _Step(1, 6.0, 0.0, (2, 1, 1, 3, 2, 1, 1, 4)),
+    "momentum": _Step(1, 1, 6.0, 0.0, (2, 1, 1, 3, 2, 1, 1, 4)),
     # decay 1, m 3, v 4, corrections 2, eps 1, p 2; root, division
     # | decay ; m b1 + ; v b2 ; v + g g ; root ; correction ; eps ; p - lr m / d
-    "adam": _Step(2, 13.0, 2.0, (2, 2, 2, 5, 3, 3, 3, 8)),
+    "adam": _Step(2, 1, 13.0, 2.0, (2, 2, 2, 5, 3, 3, 3, 8)),
     # decay 1, update 3, sign 1, p 2, m 3 | decay ; m b1 ; + g ; sign ; p ; m b2 ; + g
-    "lion": _Step(1, 10.0, 0.0, (2, 2, 2, 3, 2, 3, 3, 7)),
+    "lion": _Step(1, 1, 10.0, 0.0, (2, 2, 2, 3, 2, 3, 3, 7)),
     # as adam in fp32 between two conversions: codes out 2; block maxima 4, division to codes 2
-    "adam8bit": _Step(2, 21.0, 4.0, (2, 2, 2, 2, 2, 11, 10, 12)),
+    "adam8bit": _Step(2, 3, 21.0, 2.0, (2, 2, 2, 2, 2, 10, 8, 12)),
     # g^2 + eps 2, row and column sums 2, v = r c 1, u 1, its square and sum 2, clip 1, p 2, decay 1
     # | decay ; g^2 ; row sums ; column sums ; r c ; root ; u = g / . ; u^2 ; sum ; clip ; p
-    "adafactor": _Step(0, 12.0, 2.0, (2, 2, 2, 0, 0, 10, 7, 11)),
+    "adafactor": _Step(0, 2, 12.0, 2.0, (2, 2, 2, 0, 0, 8, 6, 11)),
 }
 BLOCK = 2048.0  # elements that share a scale of an 8-bit state (Dettmers et al. 2021, section 2.1)
 SEARCH = 8.0  # comparisons that find one of 256 codes
@@ -118,7 +120,10 @@ class Optimiser(Op):
             flops["integer"] = plain(2.0 * (1.0 + SEARCH) * n)  # look-up and search of each state
         if self.execution != "fused":
             return self._by_operation(flops, updated, copy, grads, held)
-        passes = 3.0 if self.variant == "adafactor" else 1.0
+        passes = 1.0
+        if self.variant == "adafactor":  # v and u are computed again in the last pass
+            passes = 3.0
+            flops = {unit: plain(count + 2.0 * n) for unit, count in flops.items()}
         read, written = updated + passes * grads + states, updated + copy + states
         launches = passes
         return Work(flops, plain(read), plain(written), footprint=plain(held),
@@ -141,7 +146,7 @@ class Optimiser(Op):
             read, written, kernels = read + updated, written + copy, kernels + 1
         one_each = self.execution == "per_operation"
         live = temporary / (self.tensors if one_each else 1.0)
-        held = held + (live if t_out else 0.0)
+        held = held + step.live * live
         launches = plain(kernels * np.asarray(self.tensors if one_each else 1, np.float64))
         return Work(flops, plain(read), plain(written), footprint=plain(held),
                     resident=plain(held), launches=launches, steps=float(kernels))  # fmt: skip
