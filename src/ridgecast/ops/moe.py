@@ -384,7 +384,7 @@ class Moe(Op):
         read = _bytes(self.weight_dtype, cells) + _bytes(compute, tokens * hidden) + between
         written = between + _bytes(wide, tokens * hidden)
         some = np.greater(self.shared_experts, 0)
-        yield Work(flops, plain(read), plain(written * some), resident=plain(between),
+        yield Work(flops, plain(read * some), plain(written * some), resident=plain(between),
                    launches=plain(np.where(some, 3.0, 0.0)))  # fmt: skip
 
     def _routed(self) -> Iterator[Work]:
@@ -433,10 +433,11 @@ class Moe(Op):
         if np.any(inside < 1.0):
             links["network"] = plain(sent * (1.0 - inside) * (others > 0))
             hops["network"] = plain(np.where((inside < 1.0) & (others > 0), 2.0, 0.0))
-        summed = _bytes(_wide(self.dtype), own * hidden)
+        some = np.greater(others, 0.0)
+        summed = _bytes(_wide(self.dtype), own * hidden) * some
         yield Work({"vector": plain(copies * hidden)}, plain(sent + back),
-                   plain(there + back + summed), launches=2.0, links=links,
-                   hops=hops)  # fmt: skip
+                   plain(there + back + summed), launches=plain(np.where(some, 2.0, 0.0)),
+                   links=links, hops=hops)  # fmt: skip
 
     def _resident(self) -> Amount:
         """All weights of this device, tokens in and out, and the largest intermediates."""
