@@ -79,16 +79,18 @@ def test_flops_equal_torch():
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
-    x = torch.randn(2, 8, 14, 14, requires_grad=True)
-    layer = torch.nn.Conv2d(8, 12, 3, padding=1, stride=2, groups=4)
-    op = conv(batch=2, in_channels=8, out_channels=12, height=14, width=14, padding=1, stride=2,
-              groups=4)  # fmt: skip
-    with FlopCounterMode(display=False) as forward:
-        y = layer(x)
-    with FlopCounterMode(display=False) as backward:
-        y.sum().backward()
-    assert op.flops == forward.get_total_flops()
-    assert op.flops * 2 == backward.get_total_flops()
+    for groups in (1, 4):
+        x = torch.randn(2, 8, 14, 14, requires_grad=True)
+        layer = torch.nn.Conv2d(8, 12, 3, padding=1, stride=2, groups=groups)
+        shape = {"batch": 2, "in_channels": 8, "out_channels": 12, "height": 14, "width": 14,
+                 "padding": 1, "stride": 2, "groups": groups}  # fmt: skip
+        with FlopCounterMode(display=False) as forward:
+            y = layer(x)
+        with FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        assert conv(**shape).flops == forward.get_total_flops()
+        if groups == 1:  # with groups, torch counts the filters' gradient as if there were none
+            assert conv(backward=True, **shape).flops == backward.get_total_flops()
 
 
 def test_depthwise_by_hand():
