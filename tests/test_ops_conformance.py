@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
@@ -17,6 +19,8 @@ from ridgecast import ops
 from ridgecast.errors import SpecError
 from ridgecast.ops.base import Op, Rule, Work, choice, fmt, plain, size
 from ridgecast.testing import check_op, example_fields
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "ops"
 
 
 @pytest.mark.parametrize("name", list(ops.OPS))
@@ -213,3 +217,18 @@ def test_a_plugin_under_another_name_than_its_class(plugin):
 def test_an_unknown_operation_gets_the_nearest():
     with pytest.raises(SpecError, match=r"unknown op 'atention'; nearest: attention"):
         check_op("atention")
+
+
+def test_the_documentation_lists_every_operation_once():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = [name for names in re.findall(r"\{op-help\} (.*)", index) for name in names.split()]
+    assert sorted(listed) == sorted(ops.OPS)
+
+
+def test_the_documented_plugin_passes(monkeypatch):
+    page = (DOCS / "adding.md").read_text(encoding="utf-8")
+    code = re.search(r"## The class\n\n```python\n(.*?)```", page, re.DOTALL)
+    module = ModuleType("documented_plugin")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(code.group(1).replace("(authors, year", "(Nobody 2020"), vars(module))
+    check_op(module.Stencil)
