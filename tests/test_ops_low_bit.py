@@ -112,7 +112,7 @@ def test_bit_serial_counts_are_those_of_a_kernel_written_out():
 
 
 def test_marlin_near_four_times_at_small_batch_fading_past_the_ridge():
-    """arXiv:2408.11743, figure 1: close to 3.87 (16 over 4.125 bits) up to 16-32 rows on an A10."""
+    """arXiv:2408.11743: close to 3.87 (16 over 4.125 bits) up to 16-32 rows on an A10."""
     n = k = 8192
     gains = [dense(m, n, k) / bound(LowBitGemm(m=m, n=n, k=k).work())
              for m in (1, 16, 32, 64, 128, 256, 1024, 4096)]  # fmt: skip
@@ -152,7 +152,7 @@ def test_lut_beats_dequantising_on_the_lanes_at_one_row_and_loses_at_many():
 
 
 def test_codebooks_beyond_the_chip_are_gathered_at_the_price_of_dense_weights():
-    """arXiv:2401.06118, table 5: 1x16 codes gain far less time than 2x8 codes of the same bits."""
+    """arXiv:2401.06118: 1x16 codes gain far less time there than 2x8 codes of the same bits."""
     kw = dict(m=1, n=4096, k=4096, variant="codebook", weight_bits=2, group=0)
     big, small = LowBitGemm(**kw), LowBitGemm(**kw, index_bits=8)
     assert big.weight_bytes == 4096 * 4096 / 4 + 4096 * 2 + 2**16 * 8 * 2
@@ -163,7 +163,7 @@ def test_codebooks_beyond_the_chip_are_gathered_at_the_price_of_dense_weights():
 
 
 def test_scaling_partial_sums_takes_as_long_as_int4_products():
-    """QServe, section 3: an A100's int4 unit is 64 times its fp32 lanes; W4A4 groups of 128."""
+    """QServe, arXiv:2405.04532: an A100's int4 unit is 64 times its lanes; groups of 128."""
     op = LowBitGemm(m=256, n=4096, k=4096, variant="mixed", dtype="int4", scales_on="sums")
     work = op.work()
     assert work.flops["int4"] == 64.0 * work.flops["vector"]
