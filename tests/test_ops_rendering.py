@@ -39,6 +39,7 @@ def test_marching_by_hand():
     assert fused.work().flops["special"] == 800 + 300
     cold = RayMarching(**shape, variant="fused", locality=0.0).work()
     assert cold.read == pytest.approx(100 * 24 + 3200 * 32)
+    assert (fused.work().steps, cold.steps) == (0.0, 32.0)  # looks of a ray that wait for memory
 
 
 def test_skipping_and_stopping_cost_less():

@@ -98,7 +98,8 @@ class RayMarching(Op):
         rays_in, image = rays * 24.0, rays * 16.0
         sample, answer = evaluated * 28.0, evaluated * 4.0 * dtype(self.dtype).bytes_of(1.0)
         steps = _f(self.samples) * self.reach
-        waits = steps * (self.occupied + (1.0 - _f(self.occupied)) / self.leap)
+        each = steps * (self.occupied + (1.0 - _f(self.occupied)) / self.leap)
+        waits = each * (1.0 - _f(self.locality))  # looks of one ray that go to memory, in turn
         looks = grid.moved(self.locality)
         if self.variant == "fused":
             return Work(flops, plain(rays_in + looks), plain(image),
