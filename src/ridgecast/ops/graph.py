@@ -204,7 +204,8 @@ class NeighbourGather(Op):
 
     Each node that a hop found asks for `fan_out_*` of its neighbours in the next (Hamilton, Ying,
     Leskovec 2017, GraphSAGE, arXiv:1706.02216), drawn without replacement, at most `degree`;
-    features of each node are fetched once. Hops beyond the last fan-out above 0 do not exist.
+    features of each node are fetched once. Once most of the graph is reached, more seeds leave
+    fewer nodes to later hops, and can cost less.
 
     source: device (graph and features in device memory), host (features in host memory but the
     share `cached`; the graph is in device memory). access: zero_copy (the kernel loads lines of

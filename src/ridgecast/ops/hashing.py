@@ -75,6 +75,7 @@ class HashProbe(Op):
     al. 2021, arXiv:2108.07232, who count 1.43 probes an insertion, 1.39 a hit and 2.8 a miss at
     load 0.99 with buckets of 16 and three hashes; the expectation here comes from a mean-field
     model of evictions). mode: find, insert (all `queries`, into a table that ends at `load`).
+    Slots whose size divides a line can be cheaper than smaller ones that do not.
 
     >>> HashProbe(queries=1, keys=1000, load=0.5, hit=0.0).probes  # (1 + 1 / 0.25) / 2
     2.5
@@ -82,6 +83,7 @@ class HashProbe(Op):
 
     name: ClassVar[str] = "hash_probe"
     what: ClassVar[str] = "searches and insertions in a hash table: linear probing, cuckoo buckets"
+    not_monotone: ClassVar[tuple[str, ...]] = ("bucket",)  # larger buckets evict less
     example: ClassVar[str] = "queries=10000000 keys=100000000 load=0.8 scheme=cuckoo"
 
     queries: int = size("keys searched or inserted", high=2**53)
