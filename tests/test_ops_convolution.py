@@ -205,7 +205,7 @@ def test_long_convolution_by_hand():
     assert fft.launches == 4
 
 
-def test_flash_convolution_is_equation_2_and_moves_less():
+def test_flash_convolution_is_small_matrices_and_moves_less():
     # 2 x 4096 points packed in 4096 complex ones = 64 x 64: 16 N (64 + 64) a sequence
     shape = {"seq_len": 4096, "channels": 8, "batch": 4, "filter_ready": True, "dtype": "bf16"}
     flash = LongConvolution(**shape).work()

@@ -109,10 +109,9 @@ def test_softmax_traffic_is_that_of_its_algorithm(algorithm):
 
 
 def test_softmax_against_the_papers():
-    """Dukhan, Ablavatski: 4 N and 5 N in three passes, 3 N in two, so that 33 % and 67 % more.
+    """Two passes over three are 2/3 in passes and in reads (Dukhan, Ablavatski 2020).
 
-    The ratio of 2/3 is that of passes, and of reads; with the write of the result the traffic is
-    3/4 and 3/5. Milakov, Gimelshein: safe softmax 4 accesses, online and naive 3: at most 1.33 x.
+    With what is written the traffic is 3 N over 4 N (recomputing) or 5 N (reloading). Milakov, Gimelshein: safe softmax 4 accesses, online and naive 3: at most 1.33 x.
     """
     told = {
         v: Softmax(rows=1, cols=10**6, dtype="fp32", variant=v).work()

@@ -36,19 +36,18 @@ def _power_of_two(value: F64) -> F64:
 class Convolution(Op):
     """Convolution of a batch of images [in_channels, (depth,) height, width] with filters.
 
-    `depth` 0 is two-dimensional; one dimension is a height and a kernel_h of 1. `groups` parts of
-    the channels are convolved apart (groups = in_channels: depthwise). Taps that fall on padding
+    `depth` 0 is two-dimensional; one dimension: height and kernel_h 1, padding_h 0. `groups` parts
+    of the channels are convolved apart (groups = in_channels: depthwise). Taps that fall on padding
     count as operations, as torch's FlopCounter and matrix kernels count them. Kernels read the
     positions of the input that some tap needs: on each axis at most kernel x outputs.
 
-    variant: implicit_gemm (the matrix is formed on chip: Chetlur et al. 2014, arXiv:1410.0759,
-    section 3), direct (multiply-adds on the lanes, nothing stored between: what depthwise kernels
+    variant: implicit_gemm (the matrix is formed on chip: Chetlur et al. 2014, arXiv:1410.0759), direct (multiply-adds on the lanes, nothing stored between: what depthwise kernels
     do), im2col (matrix of all windows through memory, then GEMM: Chellapilla et al. 2006; 1 x 1
     with stride 1 needs none), im2win (rows of windows, each input element once a row of windows
     instead of once a window: Lu, Chu, Liu 2022, arXiv:2306.14320; on GPUs Lu et al. 2023,
     arXiv:2306.14316), winograd_2x2 and winograd_4x4 (F(2x2,3x3): 2.25 x and F(4x4,3x3): 4 x fewer
     multiplies; transformed tensors go through memory, unless `fused`: Lavin, Gray 2015,
-    arXiv:1509.09308, section 4 and table 1), fft (padded to powers of two, products of spectra in
+    arXiv:1509.09308, section 4), fft (padded to powers of two, products of spectra in
     complex fp32: Mathieu et al. 2013, arXiv:1312.5851; strides are computed densely).
     `filters_ready`: transformed filters are kept from call to call (winograd, fft). `backward` is
     the backward pass alone: gradients of input and filters. `pad_channels`: a group's channels are
@@ -299,7 +298,7 @@ class LongConvolution(Op):
     between through memory), flash (FlashFFTConv: each transform as `order` products with small
     matrices on the matrix unit, real sequences packed in complex ones of half the length, all in
     one kernel up to `fused_points`; beyond that the outermost step goes through memory in both
-    directions: Fu et al. 2023, arXiv:2311.05908, section 3 and equation 2), direct (multiply-adds
+    directions: Fu et al. 2023, arXiv:2311.05908, section 3), direct (multiply-adds
     on the lanes).
 
     >>> LongConvolution(seq_len=1024, channels=1, variant="direct").flops  # 1024 x 1025 / 2 pairs
