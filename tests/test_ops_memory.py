@@ -111,7 +111,8 @@ def test_softmax_traffic_is_that_of_its_algorithm(algorithm):
 def test_softmax_against_the_papers():
     """Two passes over three are 2/3 in passes and in reads (Dukhan, Ablavatski 2020).
 
-    With what is written the traffic is 3 N over 4 N (recomputing) or 5 N (reloading). Milakov, Gimelshein: safe softmax 4 accesses, online and naive 3: at most 1.33 x.
+    With what is written the traffic is 3 N over 4 N (recomputing) or 5 N (reloading). Milakov,
+    Gimelshein: safe softmax 4 accesses, online and naive 3: at most 1.33 x.
     """
     told = {
         v: Softmax(rows=1, cols=10**6, dtype="fp32", variant=v).work()

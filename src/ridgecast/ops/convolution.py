@@ -41,17 +41,18 @@ class Convolution(Op):
     count as operations, as torch's FlopCounter and matrix kernels count them. Kernels read the
     positions of the input that some tap needs: on each axis at most kernel x outputs.
 
-    variant: implicit_gemm (the matrix is formed on chip: Chetlur et al. 2014, arXiv:1410.0759), direct (multiply-adds on the lanes, nothing stored between: what depthwise kernels
-    do), im2col (matrix of all windows through memory, then GEMM: Chellapilla et al. 2006; 1 x 1
-    with stride 1 needs none), im2win (rows of windows, each input element once a row of windows
-    instead of once a window: Lu, Chu, Liu 2022, arXiv:2306.14320; on GPUs Lu et al. 2023,
-    arXiv:2306.14316), winograd_2x2 and winograd_4x4 (F(2x2,3x3): 2.25 x and F(4x4,3x3): 4 x fewer
-    multiplies; transformed tensors go through memory, unless `fused`: Lavin, Gray 2015,
-    arXiv:1509.09308, section 4), fft (padded to powers of two, products of spectra in
-    complex fp32: Mathieu et al. 2013, arXiv:1312.5851; strides are computed densely).
-    `filters_ready`: transformed filters are kept from call to call (winograd, fft). `backward` is
-    the backward pass alone: gradients of input and filters. `pad_channels`: a group's channels are
-    padded to a multiple on the matrix unit (8 on tensor cores in 16-bit formats).
+    variant: implicit_gemm (the matrix is formed on chip: Chetlur et al. 2014, arXiv:1410.0759),
+    direct (multiply-adds on the lanes, nothing stored between: what depthwise kernels do), im2col
+    (matrix of all windows through memory, then GEMM: Chellapilla et al. 2006; 1 x 1 with stride 1
+    needs none), im2win (rows of windows, each input element once a row of windows instead of once a
+    window: Lu, Chu, Liu 2022, arXiv:2306.14320; on GPUs Lu et al. 2023, arXiv:2306.14316),
+    winograd_2x2 and winograd_4x4 (F(2x2,3x3): 2.25 x and F(4x4,3x3): 4 x fewer multiplies;
+    transformed tensors go through memory, unless `fused`: Lavin, Gray 2015, arXiv:1509.09308,
+    section 4), fft (padded to powers of two, products of spectra in complex fp32: Mathieu et al.
+    2013, arXiv:1312.5851; strides are computed densely). `filters_ready`: transformed filters are
+    kept from call to call (winograd, fft). `backward` is the backward pass alone: gradients of
+    input and filters. `pad_channels`: a group's channels are padded to a multiple on the matrix
+    unit (8 on tensor cores in 16-bit formats).
 
     >>> Convolution(in_channels=64, out_channels=64, height=56, width=56, padding=1).flops
     231211008.0

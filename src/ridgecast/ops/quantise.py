@@ -22,11 +22,12 @@ class Quantise(Op):
     """Conversion of a tensor [rows, cols] from `dtype` to `stored`, or back.
 
     scaling: format (blocks and scales that belong to `stored`, as in the OCP Microscaling formats
-    1.0; none where it has none), tensor, row (a token: Dettmers et al. 2022, arXiv:2208.07339) or group (of `group` elements of a row), each scale `scale_bytes`. `zero_points`:
-    affine, one a scale of the same size (Jacob et al. 2018, arXiv:1712.05877, equation 1).
-    `dynamic`: scales come from the data; then one scale a tensor needs the tensor twice, others
-    need no second read, as rows and groups fit on chip. Elements below a byte are packed and
-    unpacked with two integer operations each.
+    1.0; none where it has none), tensor, row (a token: Dettmers et al. 2022, arXiv:2208.07339) or
+    group (of `group` elements of a row), each scale `scale_bytes`. `zero_points`: affine, one a
+    scale of the same size (Jacob et al. 2018, arXiv:1712.05877, equation 1). `dynamic`: scales come
+    from the data; then one scale a tensor needs the tensor twice, others need no second read, as
+    rows and groups fit on chip. Elements below a byte are packed and unpacked with two integer
+    operations each.
 
     >>> Quantise(rows=1, cols=128, stored="int4", scaling="group", group=32, dynamic=False).bytes
     336.0
