@@ -297,7 +297,7 @@ class Op:
                 continue
             value = cls._numbers(name, info, columns.get(name), default, rows)
             wrong = info.wrong(value) & ~(np.isnan(value) & bool(info.like))
-            need = f"{cls.name}.{name}: got {{:g}}, need {info.need}"
+            need = f"{cls.name}.{name}: got {{}}, need {info.need}"
             _mark(bad, reason, wrong, need, value)
             least = info.low if np.isfinite(info.low) and info.kind != "share" else 1.0
             object.__setattr__(self, name, np.where(wrong, max(least, 1.0), value))
@@ -306,13 +306,8 @@ class Op:
             for rule in self.rules():
                 got = np.broadcast_to(np.asarray(getattr(self, rule.field)), (rows,))
                 wrong = np.broadcast_to(np.asarray(rule.bad, bool), (rows,))
-                _mark(
-                    bad,
-                    reason,
-                    wrong,
-                    f"{cls.name}.{rule.field}: got {{:g}}, need {rule.need}",
-                    got,
-                )
+                need = f"{cls.name}.{rule.field}: got {{}}, need {rule.need}"
+                _mark(bad, reason, wrong, need, got)
         return self, bad, reason
 
     @classmethod
@@ -332,7 +327,9 @@ def _mark(
 ) -> None:
     """Mark rows that are wrong for the first time, with their reason."""
     for i in np.flatnonzero(np.asarray(wrong) & ~bad):
-        bad[i], reason[i] = True, told.format(float(got[i]))
+        cell = got[i]
+        shown = f"{cell:g}" if isinstance(cell, float | np.floating) else str(cell)
+        bad[i], reason[i] = True, told.format(shown)
 
 
 def plain(value: Any) -> Amount:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from ..dtypes import dtype as find_dtype
 from ..hardware import Hardware
-from ..kernels.bound import Cache
+from ..kernels.bound import Cache, cache_capacity
 from ..kernels.operator import analytic_time, bound_of_parts, parts_of
-from ..ops.base import Op, Work
+from ..ops.base import Op, Work, resident_of
 
 __all__ = ["Known", "features_of", "known"]
 
@@ -52,6 +52,11 @@ def features_of(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:
     rows = k.rows
     out = {f"part_{name}": _log(_part(k, name, rows) / UNIT) for name in _PARTS}
     out["bound"], out["analytic"] = _log(k.bound / UNIT), _log(k.analytic / UNIT)
+    moved, held = _wide(k.work.moved, rows), _wide(resident_of(k.work), rows)
+    if k.work.footprint is not None:
+        held = _wide(k.work.footprint, rows)
+    out["streamed"] = _log(moved / hardware.memory.bandwidth / UNIT)
+    out["footprint_over_cache"] = _log(held / cache_capacity(hardware))
     out["launches"] = _log(1.0 + _wide(k.work.launches, rows))
     for name, info in op.infos().items():
         value = getattr(op, name)

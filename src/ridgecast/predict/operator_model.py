@@ -164,8 +164,11 @@ class OperatorModel:
 
     def place(self, op: Op, rows: int) -> I64:
         """Index of PLACES per row."""
-        sizes = _sizes(op, rows)
-        out = np.zeros(rows, np.int64)
+        return self.place_of(_sizes(op, rows))
+
+    def place_of(self, sizes: F64) -> I64:
+        """Index of PLACES per row of the numeric fields [rows, fields]."""
+        out = np.zeros(len(sizes), np.int64)
         inner = [n for n in GROUPS.get(self.op, ((), ()))[0] if n in self.domain["numbers"]]
         if inner:
             at = [self.domain["numbers"].index(n) for n in inner]
@@ -199,17 +202,16 @@ class OperatorModel:
 
 
 def fit_operator(
-    rows: OperatorRows, op: str, hardware: Hardware, collection: str, *, seed: int = 0,
+    rows: OperatorRows, op: str, hardware: Hardware | None, collection: str, *, seed: int = 0,
     facts: Mapping[str, Any] | None = None,
 ) -> OperatorModel:  # fmt: skip
     """Fit and calibrate on measured rows; whole groups and structures are held out for intervals.
 
-    Raises NoDataError for fewer than LEAST_ROWS rows.
+    `hardware` is None for rows of several devices. Raises NoDataError for fewer than LEAST_ROWS
+    rows.
     """
     if len(rows.time) < LEAST_ROWS:
-        raise NoDataError(
-            f"{op} on {hardware.name}: {len(rows.time)} measured rows, need {LEAST_ROWS}"
-        )
+        raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
     names = tuple(rows.features)
     x = np.stack([rows.features[n] for n in names], axis=1)
     y = np.log(rows.time / rows.analytic)
@@ -226,7 +228,8 @@ def fit_operator(
     }  # fmt: skip
     card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()
             if k != "importance"}, **(facts or {})}  # fmt: skip
-    return OperatorModel(op, hardware.name, collection, names, head, domain, card)
+    name = hardware.name if hardware else ""
+    return OperatorModel(op, name, collection, names, head, domain, card)
 
 
 def load_operator(folder: Path) -> OperatorModel:

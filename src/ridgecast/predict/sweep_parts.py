@@ -36,6 +36,7 @@ _TREES = {
 _ROUNDS = 300
 _MANY_TREES = {"num_leaves": 127, "learning_rate": 0.12, "min_data_in_leaf": 8}
 _MANY_ROUNDS = 110  # beyond FEW_ROWS rows, as for library GEMM
+_MOST_ROWS = 60_000  # beyond which twice as many trees pay
 _EPOCHS = 40
 _GP_ROWS = 300  # rows that the length scales come from; every row is a training point
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -189,7 +190,8 @@ def _fit_halves(x: F64, y: F64, seed: int, *, fold: bool = False) -> tuple[Any, 
     data = lgb.Dataset(
         x, y, params={"min_data_in_leaf": settings["min_data_in_leaf"], "verbosity": -1}
     )
-    booster = lgb.train(settings, data, _MANY_ROUNDS if many else _ROUNDS)
+    rounds = _MANY_ROUNDS * (1 + (len(y) > _MOST_ROWS)) if many else _ROUNDS
+    booster = lgb.train(settings, data, rounds)
     rng = np.random.default_rng(seed)
     if many:
         options = MlpOptions(epochs=_EPOCHS)
@@ -217,7 +219,8 @@ def make_folds(
     `groups` and `configs` are codes per row, `work` orders rows by size.
     """
     parts: list[tuple[int, Mask, Mask]] = []
-    for place, codes, most in ((0, groups, count), (1, configs, 4)):
+    few = len(work) <= 8 * FEW_ROWS  # beyond, three folds leave residuals enough
+    for place, codes, most in ((0, groups, count if few else 3), (1, configs, 4 if few else 3)):
         kinds = int(codes.max()) + 1
         turns = min(most, kinds)
         fold = (rng.permutation(kinds) % turns)[codes]

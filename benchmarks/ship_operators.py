@@ -1,0 +1,86 @@
+"""Fit the models of attention, MoE and collectives that the package ships, into a model folder.
+
+    python benchmarks/ship_operators.py --out DIR [--data DIR] [--jobs N] [--pooled]
+
+DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
+ship_models.py made). Each measured device gives a model per operation and collection, scored on
+whole groups held out; --pooled fits the models for devices without measurements too. Run again, it
+goes on where it was. Takes about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from ridgecast.hardware import get
+from ridgecast.predict.operator_model import operator_rows
+from ridgecast.predict.operator_train import train_operator, train_pooled, write_index
+from ridgecast.store import import_files
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "silicon"
+FOLDERS = {"attention": "attention", "moe": "moe", "collective": "comm"}
+
+
+def files_of(data: Path, op: str) -> dict[str, list[str]]:
+    """Tables of an operation by the folder of their device."""
+    found = {
+        d.name: sorted(map(str, (d / FOLDERS[op]).glob("*.parquet")))
+        for d in sorted(data.iterdir())
+    }
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def one(paths: list[str], out: Path, told: Path) -> list[dict]:
+    """Fit what a device's tables allow; the lines also go to a file, so that a run resumes."""
+    lines = train_operator(import_files(paths), out, progress=lambda t: print(t, flush=True))
+    draft = told.with_name(f".{told.name}")
+    draft.write_text(json.dumps(lines))
+    draft.replace(told)
+    return lines
+
+
+def pooled(op: str, data: Path, out: Path) -> None:
+    """Fit the model of other devices; custom all-reduce kernels are not NCCL's and stay out."""
+    parts = {}
+    for paths in files_of(data, op).values():
+        table = import_files([p for p in paths if "custom" not in p])
+        device = str(table["hardware"][0])
+        parts[device] = operator_rows(table, op, get(device))
+    for line in train_pooled(parts, op, out)["scores"]:
+        print(f"pooled {op}, {line['hardware']} left out: median {100 * line['median']:.1f} %, "
+              f"covered {100 * line['coverage']:.0f} %", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--pooled", action="store_true")
+    a = parser.parse_args()
+    state = a.out / "operators"
+    state.mkdir(parents=True, exist_ok=True)
+    waiting = []
+    for op in FOLDERS:
+        for device, paths in files_of(a.data, op).items():
+            told = state / f".done-{op}-{device}.json"
+            if not told.exists():
+                waiting.append((paths, a.out, told))
+    with ProcessPoolExecutor(a.jobs) as workers:
+        for future in as_completed([workers.submit(one, *job) for job in waiting]):
+            future.result()
+    for told in sorted(state.glob(".done-*.json")):
+        write_index(a.out, json.loads(told.read_text()))
+    if a.pooled:
+        for op in FOLDERS:
+            pooled(op, a.data, a.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Train the models of operations from measured tables, and the index that a folder keeps of them.
+
+    files -> rows by operation, device and collection -> a model each, scored on whole groups held
+    out -> OUT/operators/<name>/, and the list `operators` of OUT/card.json
+
+Owns which splits an operation is scored by, and the model for devices without measurements.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import NoDataError, RidgecastError
+from ..hardware import Hardware, get
+from ..store.tables import Table, select
+from .operator_model import GROUPS, OperatorModel, OperatorRows, fit_operator, operator_rows
+from .scores import score
+
+__all__ = ["OPERATORS", "score_operator", "train_operator", "write_index"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+OPERATORS = tuple(GROUPS)
+_FOLDS = 5
+
+
+def _folds(codes: I64, seed: int) -> I64:
+    kinds = int(codes.max()) + 1
+    return (np.random.default_rng(seed).permutation(kinds) % min(_FOLDS, kinds))[codes]
+
+
+def _take(rows: OperatorRows, at: npt.NDArray[np.bool_]) -> OperatorRows:
+    """Rows at a mask, with their codes as they were."""
+    return replace(
+        rows, features={n: v[at] for n, v in rows.features.items()}, bound=rows.bound[at],
+        analytic=rows.analytic[at], time=rows.time[at], structure=_dense(rows.structure[at]),
+        group=_dense(rows.group[at]), sizes=rows.sizes[at], word_of=rows.word_of[at],
+        positions=rows.positions[at],
+    )  # fmt: skip
+
+
+def _dense(codes: I64) -> I64:
+    return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def score_operator(
+    rows: OperatorRows, op: str, hardware: Hardware, *, split: str, seed: int = 0,
+    folds: int = 1, level: float = 0.9,
+) -> dict[str, Any]:  # fmt: skip
+    """Score on held-out rows: `unseen_group`, `unseen_structure` or `frontier`.
+
+    Whole groups (or structures) are held out of everything, intervals included; of `_FOLDS` parts
+    the first `folds` are scored, pooled. Keys as `predict.scores.score`, and `analytic_mape`, the
+    error of physics with one factor fitted on the training rows.
+    """
+    if split == "frontier":
+        cut = np.quantile(rows.bound, 0.9)
+        fold = np.where(rows.bound > cut, 0, 1)
+    else:
+        fold = _folds(rows.group if split == "unseen_group" else rows.structure, seed)
+    if int(fold.max()) == 0:
+        raise NoDataError(f"{op} on {hardware.name}: one group only, none can be held out")
+    parts: list[tuple[F64, F64, F64, F64, F64]] = []
+    for turn in range(min(folds if split != "frontier" else 1, int(fold.max()) + 1)):
+        test = fold == turn
+        model = fit_operator(_take(rows, ~test), op, hardware, "", seed=seed)
+        held = _take(rows, test)
+        time, low, high = predict_rows(model, held, level)
+        factor = float(np.median(rows.time[~test] / rows.analytic[~test]))
+        parts.append((held.time, time, low, high, held.analytic * factor))
+    truth, time, low, high, plain = (np.concatenate(c) for c in zip(*parts, strict=True))
+    found = score(truth, time, low, high)
+    return {
+        "split": split, **found,
+        "analytic_mape": round(float(np.abs(plain / truth - 1.0).mean()), 5),
+    }  # fmt: skip
+
+
+def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tuple[F64, F64, F64]:
+    """Time, low and high [s] of rows whose features are made; as the model's own `predict`."""
+    zero = np.zeros(len(rows.time))
+    x = np.stack([rows.features.get(n, zero) for n in model.names], axis=1)
+    place = model.place_of(rows.sizes)
+    value = model.head.predict(x, place)
+    low, high = model.head.intervals.limits(value, place, level)
+    time = rows.analytic * np.exp(value)
+    ends = (time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)))
+    return np.maximum(time, rows.bound), np.maximum(ends[0], rows.bound), ends[1]
+
+
+def train_operator(
+    table: Table, out: Path, *, seed: int = 0, splits: Mapping[str, Sequence[str]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Fit a model for each operation, device and collection of a table into OUT/operators.
+
+    Returns the lines of the index. What cannot be fitted is told and left out.
+    """
+    lines: list[dict[str, Any]] = []
+    keys = [str(v) for v in zip(*(table[n].tolist() for n in _KEYS), strict=True)]
+    _, first, back = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    for number, at in enumerate(first.tolist()):
+        op, device, collection = (str(table[n][at]) for n in _KEYS)
+        if op not in GROUPS:
+            continue
+        own = select(table, np.flatnonzero(back == number))
+        try:
+            line = _train_one(own, (op, device, collection), out, seed, (splits or SPLITS)[op])
+        except RidgecastError as error:
+            progress(f"left out {op} {device} {collection}: {error}")
+            continue
+        lines.append(line)
+        told = ", ".join(f"{s['split']} {100 * s['mape']:.1f} %" for s in line["scores"])
+        progress(f"fitted {op} {device} {collection} ({line['rows']} rows; {told})")
+    return lines
+
+
+_KEYS = ("op", "hardware", "collection")
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("unseen_group", "frontier"), "moe": ("unseen_group", "frontier"),
+    "collective": ("unseen_group", "unseen_structure"),
+}  # fmt: skip
+"""Splits by which each operation is scored when it is trained."""
+
+
+def _train_one(
+    table: Table, keys: tuple[str, str, str], out: Path, seed: int, splits: Sequence[str]
+) -> dict[str, Any]:
+    op, device, collection = keys
+    hardware = get(device)
+    rows = operator_rows(table, op, hardware)
+    scores: list[dict[str, Any]] = []
+    for split in splits:
+        try:
+            scores.append(score_operator(rows, op, hardware, split=split, seed=seed))
+        except NoDataError:
+            continue
+    licences = sorted({str(v) for v in table.get("licence", np.array([""])).tolist()})
+    sources = sorted({str(v) for v in table.get("source_file", np.array([""])).tolist()})
+    facts = {"licence": ", ".join(licences), "sources": sources, "scores": scores}
+    model = fit_operator(rows, op, hardware, collection, seed=seed, facts=facts)
+    name = re.sub(r"[^a-z0-9]+", "-", f"{op}-{device}-{collection}".lower()).strip("-")
+    model.save(out / "operators" / name)
+    return {
+        "folder": f"operators/{name}", "op": op, "hardware": device, "collection": collection,
+        "rows": len(rows.time), "scores": scores, "rank": _rank(collection),
+    }  # fmt: skip
+
+
+def _rank(collection: str) -> int:
+    """Preference among collections of one device: what graphs replay before what a host launches.
+
+    Custom all-reduce kernels are asked for by name.
+    """
+    return -2 if "eager" in collection else -1 if "custom" in collection else 0
+
+
+def write_index(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Put the lines into OUT/card.json, in place of those of the same folder."""
+    path = out / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    fresh = {line["folder"]: dict(line) for line in card.get("operators", [])}
+    fresh |= {line["folder"]: dict(line) for line in lines}
+    card["operators"] = [fresh[key] for key in sorted(fresh)]
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+# ------------------------------------------------------------------------------- all devices
+
+
+def pool(parts: Sequence[OperatorRows], seed: int, most: int = 8000) -> tuple[OperatorRows, I64]:
+    """Stack rows of several devices, at most `most` of each; also the device's index per row.
+
+    Structures keep their codes across devices by their sizes; features that a device lacks are 0.
+    """
+    rng = np.random.default_rng(seed)
+    some: list[OperatorRows] = []
+    for rows in parts:
+        chosen = np.zeros(len(rows.time), bool)
+        chosen[rng.permutation(len(rows.time))[:most]] = True
+        some.append(_take(rows, chosen))
+    names = list(dict.fromkeys(n for rows in some for n in rows.features))
+    counts = [len(rows.time) for rows in some]
+    features = {
+        n: np.concatenate([r.features.get(n, np.zeros(len(r.time))) for r in some]) for n in names
+    }
+    words = tuple(dict.fromkeys(w for rows in some for w in rows.words))
+    word_of = np.concatenate([np.array([words.index(w) for w in r.words])[r.word_of] for r in some])
+
+    def stack(name: str) -> Any:
+        return np.concatenate([getattr(r, name) for r in some])
+
+    device = np.repeat(np.arange(len(some)), counts)
+    pooled = OperatorRows(
+        features, stack("bound"), stack("analytic"), stack("time"), device, device, stack("sizes"),
+        words, word_of, stack("positions"),
+    )  # fmt: skip
+    return pooled, device
+
+
+def train_pooled(
+    parts: Mapping[str, OperatorRows], op: str, out: Path, *, seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit the model for devices without measurements into OUT/operators/pooled-<op>.
+
+    Its intervals rest on whole devices held out, and so do its scores: one line a device. Raises
+    NoDataError for fewer than three devices.
+    """
+    if len(parts) < 3:
+        raise NoDataError(f"{op}: rows of {len(parts)} devices, need 3 to hold one out")
+    rows, device = pool(list(parts.values()), seed)
+    scores: list[dict[str, Any]] = []
+    for i, name in enumerate(parts):
+        test = device == i
+        model = fit_pooled(_take(rows, ~test), op, seed=seed)
+        held = _take(rows, test)
+        time, low, high = predict_rows(model, held, 0.9)
+        found = score(held.time, time, low, high)
+        scores.append({"split": "unseen_device", "hardware": name, **found})
+    model = fit_pooled(
+        rows, op, seed=seed, facts={"devices": len(parts), "scores": scores, **(facts or {})}
+    )
+    model.save(out / "operators" / f"pooled-{op}")
+    return {"op": op, "devices": sorted(parts), "scores": scores}
+
+
+def fit_pooled(
+    rows: OperatorRows, op: str, *, seed: int = 0, facts: Mapping[str, Any] | None = None
+) -> OperatorModel:
+    """Fit to rows of several devices whose `group` is the device, held out whole."""
+    anywhere = replace(rows, structure=np.zeros_like(rows.structure))
+    return fit_operator(anywhere, op, None, "", seed=seed, facts={"devices": 0, **(facts or {})})
