@@ -112,7 +112,7 @@ def test_moe_by_hand():
     assert work.read == 2 * (8 * cell + 2 * copy + gate_up + middle + out)
     assert work.written == 2 * (copy + gate_up + middle + out + 64 * 256)
     assert work.launches == 6
-    routed = Moe(**SMALL).work()
+    routed = Moe(router=True, **SMALL).work()
     assert routed.flops["bf16"] - work.flops["bf16"] == 2 * 64 * 256 * 8
     plain = Moe(router=False, gated=False, **SMALL)
     assert plain.flops == 2 * rows * 2 * 256 * 512

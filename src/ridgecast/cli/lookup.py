@@ -10,7 +10,6 @@ import typer
 from ..errors import SpecError
 from .options import Json
 from .output import write_json
-from .parse import OPS, check_op
 
 __all__ = ["doctor", "hardware", "ops"]
 
@@ -107,26 +106,46 @@ def ops(
     name: Annotated[str | None, typer.Argument(show_default=False)] = None, json: Json = False
 ) -> None:
     """List the operations, or show the fields of one."""
-    from .render import print_rows
+    from ..ops import op_class, op_names
+    from .render import print_rows, print_text
 
-    if name is not None:
-        row = _op_row(check_op(name))
-        return write_json(row) if json else print_rows(row["fields"], title=row["what"])
-    rows = [{"name": op, "shape": OPS[op][2], "what": OPS[op][3]} for op in OPS]
-    return write_json(rows) if json else print_rows(rows)
+    if name is None:
+        rows = [_op_line(op_class(op), op) for op in op_names()]
+        return write_json(rows) if json else print_rows(rows, columns=("name", "what"))
+    row = _op_row(op_class(name), name)
+    if json:
+        return write_json(row)
+    print_rows(row["fields"], title=row["what"])
+    return print_text(f"ridgecast predict {name} {row['example']} --on h200_sxm")
 
 
-def _op_row(name: str) -> dict[str, Any]:
+_GEMM = ("(batched) matrix multiplication, 2 m n k flop", "4096x4096x4096 --dtype bf16")
+
+
+def _op_line(cls: Any, name: str) -> dict[str, Any]:
+    what, example = (getattr(cls, "what", ""), getattr(cls, "example", ""))
+    if name == "gemm":
+        what, example = _GEMM
+    return {"name": name, "what": what, "example": example}
+
+
+def _op_row(cls: Any, name: str) -> dict[str, Any]:
     import dataclasses
-    from importlib import import_module
 
-    module, cls, shape, what = OPS[name]
     missing = dataclasses.MISSING
-    fields = [
-        {"field": f.name, "default": None if f.default is missing else f.default, "type": f.type}
-        for f in dataclasses.fields(getattr(import_module(module), cls))
-    ]
-    return {"name": name, "shape": shape, "what": what, "fields": fields}
+    infos = cls.infos() if hasattr(cls, "infos") else {}
+    fields: list[dict[str, Any]] = []
+    for f in dataclasses.fields(cls):
+        info = infos.get(f.name)
+        default = None if f.default is missing else f.default
+        if info is None:
+            fields.append({"field": f.name, "default": default, "type": f.type})
+            continue
+        default = f"as {info.like}" if info.like else default
+        kind = "needed" if f.default is missing else ""
+        fields.append({"field": f.name, "default": kind or default, "allowed": info.need,
+                       "what": info.what})  # fmt: skip
+    return {**_op_line(cls, name), "fields": fields}
 
 
 def doctor(

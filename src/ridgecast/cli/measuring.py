@@ -14,13 +14,15 @@ from ..errors import SpecError, unknown_name
 from ..units import format_quantity, parse_quantity
 from . import options as o
 from .output import REFUSED, plain, write_json
-from .parse import OPS, config_columns, parse_shape
+from .parse import config_columns, parse_shape
 
 if TYPE_CHECKING:
     from ..measure.plan import Plan
     from ..measure.sweep import DryRun, Progress, Result
 
 __all__ = ["measure"]
+
+_OPS = ("gemm",)  # what the providers run
 
 INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 
@@ -49,9 +51,9 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     mix: Annotated[
         bool, typer.Option("--mix", help="Let results of another environment into the folder.")
     ] = False,
-    dtype: o.Dtype = "fp32",
-    batch: o.Batch = 1,
-    layout: o.Layout = "nn",
+    dtype: o.Dtype = None,
+    batch: o.Batch = None,
+    layout: o.Layout = None,
     cache: Annotated[str, typer.Option(help="State of the L2 before each run.")] = "hot",
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy too.")] = False,
     kernel: Annotated[
@@ -73,9 +75,9 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     from ..measure.plan import Plan, load_plan
 
     is_file = target.endswith(".toml") or Path(target).is_file()
-    if not is_file and target not in OPS:
+    if not is_file and target not in _OPS:
         step = "A sweep file ends in .toml."
-        raise SpecError(unknown_name("op or sweep file", target, OPS, step))
+        raise SpecError(unknown_name("op or sweep file", target, _OPS, step))
     if is_file:
         if shape is not None:
             raise SpecError(f"got {target} and {shape}: a sweep file holds its own shapes")
@@ -87,8 +89,8 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         columns = config_columns(
             kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ()
         )
-        asked = {"batch": batch, "layout": layout, "cache": cache, "energy": energy}
-        plan = Plan((_point(shape, dtype, columns, asked),))
+        asked = {"batch": batch or 1, "layout": layout or "nn", "cache": cache, "energy": energy}
+        plan = Plan((_point(shape, dtype or "fp32", columns, asked),))
     plan = replace(plan, meters=(meter,)) if meter else plan
     runner = _provider(plan, provider, replay)
     if dry_run:

@@ -30,8 +30,11 @@ __all__ = [
 ]
 
 Op = Annotated[str, typer.Argument(help="Operation; see `ridgecast ops`.", show_default=False)]
-Shape = Annotated[str, typer.Argument(help="Sizes, for gemm MxNxK.", show_default=False)]
-Dtype = Annotated[str, typer.Option(help="Number format of the operands.")]
+Shape = Annotated[
+    list[str],
+    typer.Argument(help="MxNxK for gemm, FIELD=VALUE ... for others.", show_default=False),
+]
+Dtype = Annotated[str | None, typer.Option(help="Number format of the operands; by default bf16.")]
 On = Annotated[
     str | None, typer.Option(help="Device; see `ridgecast hardware`.", show_default=False)
 ]
@@ -39,8 +42,10 @@ UserHardware = Annotated[
     Path | None,
     typer.Option("--hardware", help="Your own device (a TOML file) instead of --on."),
 ]
-Batch = Annotated[int, typer.Option(help="Multiplications in one call.")]
-Layout = Annotated[str, typer.Option(help="Storage of A and B: nn, nt, tn or tt.")]
+Batch = Annotated[int | None, typer.Option(help="Multiplications or sequences in one call.")]
+Layout = Annotated[
+    str | None, typer.Option(help="gemm: storage of A and B: nn, nt, tn (default) or tt.")
+]
 Kernel = Annotated[
     str | None,
     typer.Option(help="library (the default), tiled, cutlass_simt, cutlass_tensor or clblast."),

@@ -6,36 +6,31 @@ Pure functions; raises SpecError that says what was got and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpecError, unknown_name
 
 if TYPE_CHECKING:
-    from ..ops import Gemm
+    from ..ops import Gemm, Op
 
 __all__ = [
-    "OPS",
     "build_config",
     "check_op",
     "config_columns",
     "key_values",
-    "parse_gemm",
+    "parse_op",
     "parse_shape",
 ]
 
-# name -> (module, class, the shape that the command line takes, one line of help)
-OPS: dict[str, tuple[str, str, str, str]] = {
-    "gemm": ("ridgecast.ops", "Gemm", "MxNxK", "(batched) matrix multiplication, 2 m n k flop"),
-}
 _NUMBER = re.compile(r"[+-]?\d+")
 
 
 def check_op(name: str) -> str:
     """Return the name of a known operation; raise SpecError with the nearest three."""
-    if name not in OPS:
-        message = unknown_name("op", name, OPS, "`ridgecast ops` lists them.")
-        raise SpecError(message)
+    from ..ops import op_class
+
+    op_class(name)
     return name
 
 
@@ -52,12 +47,47 @@ def parse_shape(text: str, names: tuple[str, ...] = ("m", "n", "k")) -> dict[str
     return dict(zip(names, map(int, parts), strict=True))
 
 
-def parse_gemm(shape: str, *, dtype: str, batch: int, layout: str) -> Gemm:
-    """Build a Gemm from the command line; raises SpecError for what cannot be one."""
-    from ..ops import Gemm
+def parse_op(
+    name: str, words: Sequence[str], *, dtype: str | None, batch: int | None, layout: str | None
+) -> Gemm | Op:
+    """Build an operation from the command line's words: MxNxK for gemm, FIELD=VALUE for others.
 
-    m, n, k = parse_shape(shape).values()
-    return Gemm(m, n, k, dtype=dtype, batch=batch, layout=layout)
+    `dtype` and `batch` fill the fields of those names where the words do not. Raises SpecError for
+    what cannot be one, naming the field.
+    """
+    from ..ops import Gemm, op_class
+
+    cls = op_class(check_op(name))
+    if cls is Gemm:
+        if len(words) != 1:
+            raise SpecError(f"shape: got {' '.join(words)!r}, need one MxNxK: 4096x4096x4096")
+        m, n, k = parse_shape(words[0]).values()
+        return Gemm(m, n, k, dtype=dtype or "bf16", batch=batch or 1, layout=layout or "tn")
+    infos = cls.infos()
+    given: dict[str, Any] = {}
+    for key, text in key_values(words, f"{name} FIELD=VALUE").items():
+        if key not in infos:
+            raise SpecError(unknown_name(f"field of {name}", key, infos,
+                                         f"`ridgecast ops {name}` shows them."))  # fmt: skip
+        given[key] = _number(text) if infos[key].kind in ("size", "number", "share") else text
+    for key, value in (("dtype", dtype), ("batch", batch)):
+        if value is not None and key in given:
+            raise SpecError(f"{key}: given twice, as --{key} and as {key}=")
+        if value is not None and key in infos:
+            given[key] = value
+        elif value is not None:
+            raise SpecError(f"--{key}: {name} has no such field")
+    missing = [n for n, i in infos.items() if n not in given and _needed(cls, n) and not i.like]
+    if missing:
+        raise SpecError(f"{name}: {', '.join(missing)} not given; for example: {cls.example}")
+    return cls(**given)
+
+
+def _needed(cls: Any, name: str) -> bool:
+    import dataclasses
+
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return field.default is dataclasses.MISSING
 
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import NoDataError, SpecError, unknown_name
+from ..errors import NoDataError, SpecError, UnsupportedError, unknown_name
 from . import options as o
 from .calibrating import HARDWARE_FILE, THIS, calibrated_folder
 from .output import NO_ANSWER, document, plain, write_json
-from .parse import build_config, check_op, config_columns, key_values, parse_gemm
+from .parse import build_config, config_columns, key_values, parse_op
 
 if TYPE_CHECKING:
     from ..hardware import Hardware
-    from ..ops import Gemm
+    from ..ops import Gemm, Op
 
 __all__ = ["explain", "predict", "tune"]
 
@@ -51,19 +51,17 @@ def _choice(option: str, got: str | None, allowed: tuple[str, ...]) -> str | Non
     return got
 
 
-def _gemm(op: str, shape: str, dtype: str, batch: int, layout: str) -> Gemm:
-    check_op(op)
-    return parse_gemm(shape, dtype=dtype, batch=batch, layout=layout)
-
-
 def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     op: Annotated[str | None, typer.Argument(help="Operation.", show_default=False)] = None,
-    shape: Annotated[str | None, typer.Argument(help="MxNxK.", show_default=False)] = None,
-    dtype: o.Dtype = "bf16",
+    shape: Annotated[
+        list[str] | None,
+        typer.Argument(help="MxNxK for gemm, FIELD=VALUE ... for others.", show_default=False),
+    ] = None,
+    dtype: o.Dtype = None,
     on: o.On = None,
     hardware: o.UserHardware = None,
-    batch: o.Batch = 1,
-    layout: o.Layout = "tn",
+    batch: o.Batch = None,
+    layout: o.Layout = None,
     cache: o.Cache = None,
     kernel: o.Kernel = None,
     tile: o.Tile = None,
@@ -86,7 +84,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         if op or shape or on or hardware:
             raise SpecError("--table: the op and the device are columns; leave out the arguments")
         return _predict_file(table, out, model=model, level=level, json=json)
-    if op is None or shape is None:
+    if op is None or not shape:
         raise SpecError("need OP and SHAPE (predict gemm 4096x4096x4096 ...), or --table FILE")
     if out is not None:
         raise SpecError("--out: goes with --table; for one prediction use --json")
@@ -95,7 +93,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     build_config(columns)  # refuses an unknown kernel or parameter
     if _choice("cache", cache, CACHES):
         columns["cache"] = str(cache)
-    work = _gemm(op, shape, dtype, batch, layout)
+    work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     device, model = _device(on, hardware, model)
     row = _predict_one(work, device, columns, model=model, level=level)
     if json:
@@ -103,7 +101,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     else:
         from .render import print_card
 
-        print_card(row, title=f"{op} {shape} {work.dtype} on {device.name}", level=level)
+        print_card(row, title=_title(work, shape, device), level=level)
     if row.get("status") != "ok":
         reason = row.get("reason") or "no reason given"
         typer.echo(f"ridgecast: no answer: {reason}", err=True)
@@ -111,18 +109,24 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     return None
 
 
+def _title(work: Gemm | Op, words: list[str], device: Hardware) -> str:
+    dtype = getattr(work, "dtype", "")
+    shown = [w for w in words if not w.startswith("dtype=")]
+    return " ".join([work.name, *shown, *([dtype] if dtype else []), "on", device.name])
+
+
 def _predict_one(
-    work: Gemm, device: Hardware, columns: dict[str, Any], *, model: Path | None, level: float
+    work: Gemm | Op, device: Hardware, columns: dict[str, Any], *, model: Path | None, level: float
 ) -> dict[str, Any]:
     """Predict one operation as a table of one row; return that row."""
     import numpy as np
 
     from ..predict import predict_table
+    from ..predict.prediction import asked_of
 
-    row: dict[str, Any] = {"op": work.name, "hardware": device.name, "dtype": work.dtype}
-    row |= {key: getattr(work, key) for key in ("m", "n", "k", "batch", "layout")} | columns
+    row: dict[str, Any] = {"op": work.name, "hardware": device.name} | asked_of(work) | columns
     table = {
-        key: np.array([value], dtype=object if isinstance(value, str) else None)
+        key: np.array([value], dtype=object if isinstance(value, str | bool) else None)
         for key, value in row.items()
     }
     result = predict_table(table, model=model, level=level, hardware={device.name: device})
@@ -169,11 +173,11 @@ def _predict_file(
 def explain(  # noqa: PLR0913, PLR0917
     op: o.Op,
     shape: o.Shape,
-    dtype: o.Dtype = "bf16",
+    dtype: o.Dtype = None,
     on: o.On = None,
     hardware: o.UserHardware = None,
-    batch: o.Batch = 1,
-    layout: o.Layout = "tn",
+    batch: o.Batch = None,
+    layout: o.Layout = None,
     kernel: o.Kernel = None,
     tile: o.Tile = None,
     tile_m: o.TileM = None,
@@ -195,7 +199,7 @@ def explain(  # noqa: PLR0913, PLR0917
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     changes = key_values(what_if or (), "--what-if")
-    work = _gemm(op, shape, dtype, batch, layout)
+    work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     device, model = _device(on, hardware, model)
     from ..predict.explain import explain as run
 
@@ -207,7 +211,7 @@ def explain(  # noqa: PLR0913, PLR0917
     return print_result(
         result,
         [plain(row) for row in result.rows],
-        title=f"{op} {shape} {work.dtype} on {device.name}",
+        title=_title(work, shape, device),
     )
 
 
@@ -224,11 +228,11 @@ def _one_column(row: dict[str, Any]) -> dict[str, Any]:
 def tune(  # noqa: PLR0913, PLR0917
     op: o.Op,
     shape: o.Shape,
-    dtype: o.Dtype = "bf16",
+    dtype: o.Dtype = None,
     on: o.On = None,
     hardware: o.UserHardware = None,
-    batch: o.Batch = 1,
-    layout: o.Layout = "tn",
+    batch: o.Batch = None,
+    layout: o.Layout = None,
     kernel: o.Kernel = None,
     objective: Annotated[str, typer.Option(help="time, energy or edp.")] = "time",
     top: Annotated[int, typer.Option(help="Configurations to show.", min=1)] = 10,
@@ -238,8 +242,14 @@ def tune(  # noqa: PLR0913, PLR0917
     """Rank kernel configurations by time, energy or both."""
     _choice("objective", objective, OBJECTIVES)
     build_config({"kernel": kernel} if kernel else {})
-    work = _gemm(op, shape, dtype, batch, layout)
+    work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     device, model = _device(on, hardware, model)
+    from ..ops import Gemm
+
+    if not isinstance(work, Gemm):
+        raise UnsupportedError(
+            f"tune ranks kernel configurations of gemm; of {op}, `explain` predicts every variant"
+        )
     from ..predict.tune import tune as run
 
     result = run(work, device, objective=objective, model=model, kernel=kernel)
@@ -250,7 +260,7 @@ def tune(  # noqa: PLR0913, PLR0917
         return write_json(found)
     from .render import print_result
 
-    title = f"{op} {shape} {work.dtype} on {device.name}, best {objective} first"
+    title = f"{_title(work, shape, device)}, best {objective} first"
     hidden = {"energy_low_j", "energy_high_j", "basis"} | ({"edp_j_s"} - {f"{objective}_j_s"})
     rows = [{k: v for k, v in plain(r).items() if k not in hidden} for r in result.rows[:top]]
     shown = [_one_column(row) for row in rows]

@@ -17,7 +17,15 @@ from ..hardware import Hardware, Link
 from ..ops.base import Amount, Work, resident_of
 from .bound import Cache, cache_capacity, check_cache
 
-__all__ = ["SPECIAL_SHARE", "analytic_time", "bound_of_parts", "link_of", "parts_of"]
+__all__ = [
+    "SPECIAL_SHARE",
+    "analytic_time",
+    "bound_of_parts",
+    "cached_memory_time",
+    "fixed_parts",
+    "link_of",
+    "parts_of",
+]
 
 F64 = npt.NDArray[np.float64]
 SPECIAL_SHARE = 1.0 / 16.0
@@ -97,21 +105,43 @@ def bound_of_parts(parts: Mapping[str, F64]) -> F64:
     return np.asarray(found, np.float64)
 
 
-def fixed_time(work: Work, hardware: Hardware) -> F64:
-    """Seconds that nothing hides: launches, dependent steps, messages."""
-    steps = np.asarray(work.steps, np.float64) * _STEP
-    total = np.asarray(work.launches, np.float64) * hardware.launch_latency + steps
+def fixed_parts(work: Work, hardware: Hardware) -> dict[str, F64]:
+    """Seconds that nothing hides: launches, dependent steps, messages (hops)."""
+    out = {
+        "launch": np.asarray(work.launches, np.float64) * hardware.launch_latency,
+        "steps": np.asarray(work.steps, np.float64) * _STEP,
+    }
+    hops: F64 = np.zeros(())
     for kind, count in work.hops.items():
         latency = link_of(hardware, kind).latency or _PEER_LATENCY
-        total = total + np.asarray(count, np.float64) * latency
-    return np.asarray(total, np.float64)
+        hops = hops + np.asarray(count, np.float64) * latency
+    return {**out, "hops": np.asarray(hops, np.float64)}
+
+
+def cached_memory_time(work: Work, hardware: Hardware, cache: Cache = "hot") -> F64:
+    """Seconds that the bytes take: through the L2 while they fit there, else from memory.
+
+    Runs that follow one another read the same bytes in the same order; an LRU cache then keeps
+    all of them or, once they exceed it, none. Between half of the capacity and all of it the share
+    from memory rises linearly (assumed: hashing and other traffic blur the edge).
+    """
+    moved = np.asarray(work.moved, np.float64)
+    footprint = resident_of(work) if work.footprint is None else work.footprint
+    fill = np.asarray(footprint, np.float64) / cache_capacity(hardware)
+    missing = np.clip(2.0 * fill - 1.0, 0.0, 1.0) if cache == "hot" else 1.0
+    slow, fast = moved / hardware.memory.bandwidth, moved / hardware.l2.bandwidth
+    return np.asarray(missing * slow + (1.0 - missing) * np.minimum(fast, slow), np.float64)
 
 
 def analytic_time(work: Work, hardware: Hardware, cache: Cache = "hot") -> F64:
     """Analytic time [s]: resources that overlap (a p-norm of their times), and what nothing hides.
 
-    The p-norm with p = 4 lies between the largest part (perfect overlap) and their sum.
+    The p-norm with p = 4 lies between the largest part (perfect overlap) and their sum. Unlike in
+    the bound, bytes that do not fit in cache come from memory whole (`cached_memory_time`).
     """
     parts = parts_of(work, hardware, cache)
+    parts["memory"] = cached_memory_time(work, hardware, cache)
     together = sum((v**_EXPONENT for v in parts.values()), start=np.zeros(()))
-    return together ** (1.0 / _EXPONENT) + fixed_time(work, hardware)
+    return together ** (1.0 / _EXPONENT) + sum(
+        fixed_parts(work, hardware).values(), start=np.zeros(())
+    )

@@ -44,6 +44,8 @@ class Attention(Op):
     what: ClassVar[str] = "attention: prefill and decode, GQA, windows, block-sparse, linear"
     example: ClassVar[str] = "q_len=4096 kv_len=4096 q_heads=32 kv_heads=8 head_dim=128"
 
+    inexact: ClassVar[tuple[str, ...]] = ("linear",)
+
     q_len: int = size("queries a sequence (1: decode)")
     kv_len: int = size("keys and values a sequence, the queries' own included")
     q_heads: int = size("query heads")

@@ -94,7 +94,7 @@ class FieldInfo:
     def need(self) -> str:
         """What is allowed, in words."""
         if self.kind == "size":
-            return f"an integer from {self.low:g} to {self.high:g}"
+            return f"an integer from {self.low:.0f} to {self.high:.0f}"
         if self.kind == "share":
             return "a share above 0, at most 1"
         if self.kind == "number":
@@ -181,6 +181,8 @@ class Op:
     name: ClassVar[str] = ""
     what: ClassVar[str] = ""
     example: ClassVar[str] = ""
+    inexact: ClassVar[tuple[str, ...]] = ()
+    """Variants that compute something else than the others, and so are no advice."""
     not_monotone: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -61,6 +61,18 @@ class Convolution(Op):
     name: ClassVar[str] = "convolution"
     what: ClassVar[str] = "convolution: 1-D to 3-D, grouped, depthwise; GEMM, Winograd, FFT, im2win"
     example: ClassVar[str] = "batch=32 in_channels=64 out_channels=64 height=56 width=56 padding=1"
+    not_monotone: ClassVar[tuple[str, ...]] = (
+        "stride",
+        "stride_h",
+        "stride_w",
+        "stride_d",
+        "dilation",
+        "groups",
+        "kernel_size",
+        "kernel_h",
+        "kernel_w",
+        "kernel_d",
+    )
 
     in_channels: int = size("channels of the input")
     out_channels: int = size("channels of the output")
@@ -309,6 +321,7 @@ class LongConvolution(Op):
     name: ClassVar[str] = "long_convolution"
     what: ClassVar[str] = "convolution over a sequence by FFT (Hyena, FlashFFTConv) or directly"
     example: ClassVar[str] = "seq_len=8192 channels=768 batch=8"
+    not_monotone: ClassVar[tuple[str, ...]] = ("order",)
 
     seq_len: int = size("length of a sequence")
     channels: int = size("channels, each with a filter of its own")

@@ -169,6 +169,11 @@ class Moe(Op):
     example: ClassVar[str] = (
         "num_tokens=4096 hidden=7168 inter=2048 experts=256 top_k=8 ep=8 distribution=uniform"
     )
+    not_monotone: ClassVar[tuple[str, ...]] = (
+        "tp",
+        "ep",
+        "experts",
+    )
 
     num_tokens: int = size("tokens that are routed, of all devices of the ep group together")
     hidden: int = size("size of a token")
@@ -184,7 +189,7 @@ class Moe(Op):
     exponent: float = number("how unequal: exponent of zipf and power_law", 1.0)
     shared_experts: int = size("experts that every token passes", 0, low=0)
     shared_inter: int = size("columns of a shared expert's first matrix", like="inter")
-    router: bool = flag("the router's product, softmax and top-k belong to it", True)
+    router: bool = flag("the router's product, softmax and top-k belong to it")
     dispatch: str = choice("how tokens reach their experts' devices", _DISPATCH, "none")
     gpus_per_node: int = size("devices that reach each other without the network", 8)
     tile_m: int = size("rows of a tile that an expert is rounded up to; 1: no padding", 1,

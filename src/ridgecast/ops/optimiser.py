@@ -76,6 +76,7 @@ class Optimiser(Op):
     name: ClassVar[str] = "optimiser"
     what: ClassVar[str] = "optimiser steps: SGD, momentum, Adam, 8-bit Adam, Adafactor, Lion"
     example: ClassVar[str] = "parameters=1000000000 variant=adam master=true"
+    not_monotone: ClassVar[tuple[str, ...]] = ("cols",)
 
     parameters: int = size("parameters", high=2**48)
     tensors: int = size("tensors that hold them", 1)

@@ -94,6 +94,7 @@ class Scan(Op):
     name: ClassVar[str] = "scan"
     what: ClassVar[str] = "prefix sums in one, two or three kernels"
     example: ClassVar[str] = "rows=1 cols=16777216 variant=lookback"
+    not_monotone: ClassVar[tuple[str, ...]] = ("tile",)
 
     rows: int = size("rows")
     cols: int = size("elements of a row")
@@ -139,6 +140,10 @@ class Sort(Op):
     name: ClassVar[str] = "sort"
     what: ClassVar[str] = "radix and merge sorts of keys with values"
     example: ClassVar[str] = "rows=1 cols=16777216 key_bits=32 value_bytes=4"
+    not_monotone: ClassVar[tuple[str, ...]] = (
+        "digit_bits",
+        "tile",
+    )
 
     rows: int = size("rows, sorted apart")
     cols: int = size("keys of a row")

@@ -193,7 +193,7 @@ def energy_parts(
     """
     if prediction.energy is None or prediction.power is None:
         return (), {}
-    p, dtype, energy = kernel.problem, prediction.op.dtype, prediction.energy
+    p, dtype, energy = kernel.problem, kernel.problem.dtype, prediction.energy
     basis = power.basis_of(hardware)
     work = (p.flops, p.bytes, p.bytes)
     u = utilisations(hardware, dtype, work, np.array([prediction.time]))

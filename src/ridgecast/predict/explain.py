@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..hardware import Hardware, resolve
+from ..ops import Op
 from ..ops.gemm import MAX_DIM, Gemm
 from ..units import format_quantity
 from .batch import predict_table
 from .breakdown import BEYOND, Kernel, Part, energy_parts, kernel_of, time_parts
 from .bundle import Bundle, open_bundle
-from .prediction import Prediction, predict
+from .prediction import Prediction, asked_of, predict
 
 __all__ = ["Explanation", "explain"]
 
@@ -79,8 +80,7 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         p = self.prediction
-        asked = {name: getattr(p.op, name) for name in ("m", "n", "k", "batch", "layout", "dtype")}
-        out: dict[str, Any] = {"op": p.op.name, "hardware": p.hardware.name, **asked}
+        out: dict[str, Any] = {"op": p.op.name, "hardware": p.hardware.name, **asked_of(p.op)}
         for name, unit in (("time", "s"), ("power", "w"), ("energy", "j")):
             ends = p.intervals[name] or (None, None)
             out |= {f"{name}_{unit}": getattr(p, name), f"{name}_low_{unit}": ends[0],
@@ -108,7 +108,7 @@ class Explanation:
 
 
 def explain(
-    op: Gemm,
+    op: Gemm | Op,
     on: str | Path | Hardware,
     *,
     config: Any = None,
@@ -130,6 +130,10 @@ def explain(
     """
     device = resolve(on)
     devices = _changed_devices(device, what_if or {})
+    if isinstance(op, Op):
+        from .explain_operator import explain_operator
+
+        return explain_operator(op, device, devices, model=model, level=level)
     prediction = predict(op, on=device, config=config, model=model, level=level)
     bundle = open_bundle(model)
     kernel = kernel_of(op, device, config)
@@ -164,7 +168,7 @@ class _Asker:
     model: str | Path | None
     level: float
 
-    def __call__(self, pairs: Sequence[tuple[Gemm, Hardware]]) -> list[Row]:
+    def __call__(self, pairs: Sequence[tuple[Gemm | Op, Hardware]]) -> list[Row]:
         if not pairs:
             return []
         rows: list[Row] = []
@@ -173,11 +177,12 @@ class _Asker:
             extra = {name: column[0] for name, column in self.config.as_table().items()}
             extra["kernel"] = self.config.kernel
         for op, device in pairs:
-            row: Row = {"op": op.name, "hardware": device.name, "dtype": op.dtype}
-            row |= {name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")}
+            row: Row = {"op": op.name, "hardware": device.name} | asked_of(op)
             rows.append(row | extra)
         table = {
-            key: np.array([r[key] for r in rows], object if isinstance(rows[0][key], str) else None)
+            key: np.array(
+                [r[key] for r in rows], object if isinstance(rows[0][key], str | bool) else None
+            )
             for key in rows[0]
         }
         known = {device.name: device for _, device in pairs}
@@ -209,7 +214,7 @@ def _changed_devices(
 
 
 def _what_if(
-    op: Gemm, base: Prediction, devices: Sequence[tuple[str, Hardware]], ask: _Asker
+    op: Gemm | Op, base: Prediction, devices: Sequence[tuple[str, Hardware]], ask: _Asker
 ) -> list[Row]:
     """Each changed device, predicted again, next to what it is compared with."""
     done = ask([(op, device) for _, device in devices])

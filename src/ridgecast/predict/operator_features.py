@@ -16,10 +16,16 @@ import numpy.typing as npt
 from ..dtypes import dtype as find_dtype
 from ..hardware import Hardware
 from ..kernels.bound import Cache, cache_capacity
-from ..kernels.operator import analytic_time, bound_of_parts, parts_of
+from ..kernels.operator import (
+    analytic_time,
+    bound_of_parts,
+    cached_memory_time,
+    fixed_parts,
+    parts_of,
+)
 from ..ops.base import Op, Work, resident_of
 
-__all__ = ["Known", "features_of", "known"]
+__all__ = ["Known", "features_of", "known", "terms_of"]
 
 F64 = npt.NDArray[np.float64]
 UNIT = 1e-6
@@ -36,6 +42,7 @@ class Known:
     bound: F64
     analytic: F64
     rows: int
+    cache: Cache = "hot"
 
 
 def known(op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> Known:
@@ -44,7 +51,23 @@ def known(op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> Known:
     parts = {k: _wide(v, rows) for k, v in parts_of(work, hardware, cache).items()}
     bound = _wide(bound_of_parts(parts), rows)
     time = _wide(analytic_time(work, hardware, cache), rows)
-    return Known(work, parts, bound, np.maximum(time, bound), rows)
+    return Known(work, parts, bound, np.maximum(time, bound), rows, cache)
+
+
+def terms_of(k: Known, hardware: Hardware) -> dict[str, F64]:
+    """Non-negative terms [s] [rows] that a time may be a sum of: each resource, and fixed costs.
+
+    Fitted coefficients (`sweep_features.fit_terms`) turn them into a device's own analytic time:
+    how much of its rates the kernels of an operation reach, and what a call costs beside.
+    """
+    out = {name: _part(k, name, k.rows) for name in _PARTS if name in k.parts}
+    memory = cached_memory_time(k.work, hardware, k.cache)
+    out |= {"memory": _wide(memory, k.rows), "together": k.analytic}
+    moved = _wide(k.work.moved, k.rows)
+    out |= {"streamed": moved / hardware.memory.bandwidth, "l2": moved / hardware.l2.bandwidth}
+    for name, value in fixed_parts(k.work, hardware).items():
+        out[name] = _wide(value, k.rows)
+    return out | {"call": np.full(k.rows, UNIT)}
 
 
 def features_of(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,20 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
 from ..hardware import Hardware
 from ..ops import op_class
 from ..ops.base import Op
 from ..store.tables import Table
-from .operator_features import Known, features_of, known
+from .operator_features import Known, features_of, known, terms_of
 from .operator_rows import op_parts, word_fields
+from .sweep_features import analytic, fit_terms
 from .sweep_parts import Head, codes_of, fit_head, make_folds
 from .utilisation import pack_booster, unpack_booster
 
 __all__ = ["GROUPS", "OperatorModel", "OperatorRows", "fit_operator", "load_operator",
-           "operator_rows"]  # fmt: skip
+           "operator_rows", "stack_columns"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -50,13 +52,14 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class OperatorRows:
     """Measured rows of one operation and device, ready to learn from.
 
-    `features` by name [rows], `bound` and `analytic` [s], `time` [s] measured, `structure` and
-    `group` codes per row, `sizes` [rows, numeric fields] and `words` (one tuple a row's part).
+    `features` and `terms` of the analytic time by name [rows], `bound` [s], `time` [s] measured,
+    `structure` and `group` codes per row, `sizes` [rows, numeric fields] and `words` (one tuple for
+    each value of `word_of`).
     """
 
     features: dict[str, F64]
+    terms: dict[str, F64]
     bound: F64
-    analytic: F64
     time: F64
     structure: I64
     group: I64
@@ -80,6 +83,12 @@ def _words(op: Op) -> tuple[str, ...]:
     return tuple(str(getattr(op, n)) for n in word_fields(type(op)))
 
 
+def _width(word: str) -> str:
+    """Kind and bits of a format (bf16 is as wide as fp16); other words as they are."""
+    d = DTYPES.get(word)
+    return word if d is None else f"{d.kind}{d.bits_with_scales:g}"
+
+
 def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     """Turn measured rows (an operation's fields and time_s) into features and groups.
 
@@ -88,7 +97,7 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     cls = op_class(name)
     time = np.asarray(table["time_s"], np.float64)
     usable = np.flatnonzero(np.isfinite(time) & (time > 0))
-    parts: list[tuple[dict[str, F64], Known, F64, I64]] = []
+    parts: list[tuple[dict[str, F64], dict[str, F64], F64, F64, I64]] = []
     words: list[tuple[str, ...]] = []
     for part in op_parts(cls, table, usable):
         if part.op is None or part.bad.all():
@@ -96,18 +105,18 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
         keep = ~part.bad
         k = known(part.op, len(part.rows), hardware)
         found = {n: v[keep] for n, v in features_of(part.op, k, hardware).items()}
-        some = Known(k.work, {}, k.bound[keep], k.analytic[keep], int(keep.sum()))
-        parts.append((found, some, _sizes(part.op, len(part.rows))[keep], part.rows[keep]))
+        terms = {n: v[keep] for n, v in terms_of(k, hardware).items()}
+        sizes = _sizes(part.op, len(part.rows))[keep]
+        parts.append((found, terms, k.bound[keep], sizes, part.rows[keep]))
         words.append(_words(part.op))
     if not parts:
         raise NoDataError(f"no row of {name} on {hardware.name} can be learned from")
-    names = list(dict.fromkeys(n for found, *_ in parts for n in found))
-    features = {
-        n: np.concatenate([f[n] if n in f else np.zeros(k.rows) for f, k, *_ in parts])
-        for n in names
-    }
-    word_of = np.repeat(np.arange(len(parts)), [k.rows for _, k, *_ in parts])
-    sizes = np.concatenate([s for *_, s, _ in parts])
+    counts = [len(rows) for *_, rows in parts]
+    features = stack_columns([found for found, *_ in parts], counts)
+    terms = stack_columns([term for _, term, *_ in parts], counts)
+    word_of = np.repeat(np.arange(len(parts)), counts)
+    bound = np.concatenate([b for _, _, b, _, _ in parts])
+    sizes = np.concatenate([s for _, _, _, s, _ in parts])
     at = np.concatenate([rows for *_, rows in parts])
     kinds = {n: i for i, n in enumerate(_numbers(cls))}
     texts = {n: i for i, n in enumerate(word_fields(cls))}
@@ -122,24 +131,30 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     structure = codes_of([column(f) for f in inner]) if inner else np.zeros(len(at), np.int64)
     group = codes_of([column(f) for f in (*inner, *outer)])
     return OperatorRows(
-        features, np.concatenate([k.bound for _, k, *_ in parts]),
-        np.concatenate([k.analytic for _, k, *_ in parts]), time[at], structure, group, sizes,
-        tuple(words), word_of, at,
-    )  # fmt: skip
+        features, terms, bound, time[at], structure, group, sizes, tuple(words), word_of, at
+    )
+
+
+def stack_columns(parts: Sequence[Mapping[str, F64]], counts: Sequence[int]) -> dict[str, F64]:
+    """Columns of several parts on top of each other; 0 where a part lacks one."""
+    names = list(dict.fromkeys(n for part in parts for n in part))
+    pairs = list(zip(parts, counts, strict=True))
+    return {n: np.concatenate([p[n] if n in p else np.zeros(c) for p, c in pairs]) for n in names}
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorModel:
     """Predicts one operation on the device that it was fitted on.
 
-    `names` are the features' names, `domain` the range of each numeric field, the words and the
-    structures seen.
+    `names` are the features' names, `coefficients` those of the analytic time's terms, `domain`
+    the range of each numeric field, the words and the structures seen.
     """
 
     op: str
     hardware: str
     collection: str
     names: tuple[str, ...]
+    coefficients: Mapping[str, float]
     head: Head
     domain: Mapping[str, Any]
     card: Mapping[str, Any]
@@ -148,19 +163,36 @@ class OperatorModel:
         self, op: Op, k: Known, hardware: Hardware, level: float
     ) -> tuple[F64, F64, F64, I64]:
         """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
-        found = features_of(op, k, hardware)
+        found = {**features_of(op, k, hardware), **self._alike(op, k.rows)}
         zero = np.zeros(k.rows)
         x = np.stack([found.get(n, zero) for n in self.names], axis=1)
         place = self.place(op, k.rows)
         value = self.head.predict(x, place)
         low, high = self.head.intervals.limits(value, place, level)
-        time = k.analytic * np.exp(value)
+        time = self.base(k, hardware) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
                 place)  # fmt: skip
 
+    def base(self, k: Known, hardware: Hardware) -> F64:
+        """Analytic time [s] [rows] with this device's coefficients."""
+        terms = terms_of(k, hardware)
+        zero = np.zeros(k.rows)
+        return analytic({n: terms.get(n, zero) for n in self.coefficients}, self.coefficients)
+
+    def _alike(self, op: Op, rows: int) -> dict[str, F64]:
+        """Features of measured formats as wide as those of `op` that were not measured."""
+        out: dict[str, F64] = {}
+        for name, info in op.infos().items():
+            value = getattr(op, name)
+            if info.kind == "format" and f"{name}={value}" not in self.names:
+                same = [d for d in DTYPES if d != value and _width(d) == _width(value)]
+                out |= {f"{name}={d}": np.ones(rows) for d in same}
+        return out
+
     def knows(self, op: Op) -> bool:
-        """Whether the words of `op` (formats, variants) were measured together."""
-        return _words(op) in {tuple(w) for w in self.domain["words"]}
+        """Whether the words of `op` were measured together; formats of one width count as one."""
+        asked = tuple(_width(w) for w in _words(op))
+        return asked in {tuple(_width(v) for v in w) for w in self.domain["words"]}
 
     def place(self, op: Op, rows: int) -> I64:
         """Index of PLACES per row."""
@@ -187,7 +219,8 @@ class OperatorModel:
         named: dict[str, Any] = arrays
         card = {
             "card_version": _CARD_VERSION, "op": self.op, "hardware": self.hardware,
-            "collection": self.collection, "names": list(self.names), "head": state,
+            "collection": self.collection, "names": list(self.names),
+            "coefficients": dict(self.coefficients), "head": state,
             "domain": dict(self.domain), **self.card,
         }  # fmt: skip
         buffer = io.BytesIO()
@@ -214,9 +247,16 @@ def fit_operator(
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
     names = tuple(rows.features)
     x = np.stack([rows.features[n] for n in names], axis=1)
-    y = np.log(rows.time / rows.analytic)
+    coefficients = _coefficients(rows, np.ones(len(rows.time), bool))
+    base = analytic({n: rows.terms[n] for n in coefficients}, coefficients)
+    y = np.log(rows.time / base)
+
+    def shift(train: npt.NDArray[np.bool_]) -> F64:
+        found = _coefficients(rows, train)
+        return np.log(analytic({n: rows.terms[n] for n in found}, found) / base)
+
     folds = make_folds(rows.group, rows.structure, rows.bound, np.random.default_rng(seed))
-    head, figures = fit_head(x, y, folds, seed)
+    head, figures = fit_head(x, y, folds, seed, shift)
     cls = op_class(op)
     numbers = _numbers(cls)
     inner = [n for n in GROUPS.get(op, ((), ()))[0] if n in numbers]
@@ -229,7 +269,18 @@ def fit_operator(
     card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()
             if k != "importance"}, **(facts or {})}  # fmt: skip
     name = hardware.name if hardware else ""
-    return OperatorModel(op, name, collection, names, head, domain, card)
+    return OperatorModel(op, name, collection, names, coefficients, head, domain, card)
+
+
+_TERM_ROWS = 6000  # that the coefficients are fitted to; more change nothing
+
+
+def _coefficients(rows: OperatorRows, train: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Fit the analytic time to some of the rows; a call always costs something."""
+    at = np.flatnonzero(train)
+    at = at[:: max(1, len(at) // _TERM_ROWS)]
+    found = fit_terms({n: v[at] for n, v in rows.terms.items()}, rows.time[at])
+    return {**found, "call": max(found.get("call", 0.0), 0.05)}  # 50 ns: never 0 (assumed)
 
 
 def load_operator(folder: Path) -> OperatorModel:
@@ -247,9 +298,18 @@ def load_operator(folder: Path) -> OperatorModel:
         raise SpecError(
             f"operator model {folder} is damaged ({type(error).__name__}: {error}); train it again"
         ) from error
-    own = ("op", "hardware", "collection", "names", "head", "domain", "card_version")
+    own = (
+        "op",
+        "hardware",
+        "collection",
+        "names",
+        "coefficients",
+        "head",
+        "domain",
+        "card_version",
+    )
     facts = {k: v for k, v in card.items() if k not in own}
     return OperatorModel(
-        card["op"], card["hardware"], card["collection"], tuple(card["names"]), head,
-        card["domain"], facts,
+        card["op"], card["hardware"], card["collection"], tuple(card["names"]),
+        card["coefficients"], head, card["domain"], facts,
     )  # fmt: skip

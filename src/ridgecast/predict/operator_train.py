@@ -22,8 +22,16 @@ import numpy.typing as npt
 from ..errors import NoDataError, RidgecastError
 from ..hardware import Hardware, get
 from ..store.tables import Table, select
-from .operator_model import GROUPS, OperatorModel, OperatorRows, fit_operator, operator_rows
+from .operator_model import (
+    GROUPS,
+    OperatorModel,
+    OperatorRows,
+    fit_operator,
+    operator_rows,
+    stack_columns,
+)
 from .scores import score
+from .sweep_features import analytic
 
 __all__ = ["OPERATORS", "score_operator", "train_operator", "write_index"]
 
@@ -41,10 +49,10 @@ def _folds(codes: I64, seed: int) -> I64:
 def _take(rows: OperatorRows, at: npt.NDArray[np.bool_]) -> OperatorRows:
     """Rows at a mask, with their codes as they were."""
     return replace(
-        rows, features={n: v[at] for n, v in rows.features.items()}, bound=rows.bound[at],
-        analytic=rows.analytic[at], time=rows.time[at], structure=_dense(rows.structure[at]),
-        group=_dense(rows.group[at]), sizes=rows.sizes[at], word_of=rows.word_of[at],
-        positions=rows.positions[at],
+        rows, features={n: v[at] for n, v in rows.features.items()},
+        terms={n: v[at] for n, v in rows.terms.items()}, bound=rows.bound[at],
+        time=rows.time[at], structure=_dense(rows.structure[at]), group=_dense(rows.group[at]),
+        sizes=rows.sizes[at], word_of=rows.word_of[at], positions=rows.positions[at],
     )  # fmt: skip
 
 
@@ -75,8 +83,8 @@ def score_operator(
         model = fit_operator(_take(rows, ~test), op, hardware, "", seed=seed)
         held = _take(rows, test)
         time, low, high = predict_rows(model, held, level)
-        factor = float(np.median(rows.time[~test] / rows.analytic[~test]))
-        parts.append((held.time, time, low, high, held.analytic * factor))
+        factor = float(np.median(rows.time[~test] / rows.terms["together"][~test]))
+        parts.append((held.time, time, low, high, held.terms["together"] * factor))
     truth, time, low, high, plain = (np.concatenate(c) for c in zip(*parts, strict=True))
     found = score(truth, time, low, high)
     return {
@@ -92,7 +100,8 @@ def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tupl
     place = model.place_of(rows.sizes)
     value = model.head.predict(x, place)
     low, high = model.head.intervals.limits(value, place, level)
-    time = rows.analytic * np.exp(value)
+    base = analytic({n: rows.terms[n] for n in model.coefficients}, model.coefficients)
+    time = base * np.exp(value)
     ends = (time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)))
     return np.maximum(time, rows.bound), np.maximum(ends[0], rows.bound), ends[1]
 
@@ -179,7 +188,7 @@ def write_index(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 # ------------------------------------------------------------------------------- all devices
 
 
-def pool(parts: Sequence[OperatorRows], seed: int, most: int = 8000) -> tuple[OperatorRows, I64]:
+def pool(parts: Sequence[OperatorRows], seed: int, most: int = 4000) -> tuple[OperatorRows, I64]:
     """Stack rows of several devices, at most `most` of each; also the device's index per row.
 
     Structures keep their codes across devices by their sizes; features that a device lacks are 0.
@@ -190,11 +199,9 @@ def pool(parts: Sequence[OperatorRows], seed: int, most: int = 8000) -> tuple[Op
         chosen = np.zeros(len(rows.time), bool)
         chosen[rng.permutation(len(rows.time))[:most]] = True
         some.append(_take(rows, chosen))
-    names = list(dict.fromkeys(n for rows in some for n in rows.features))
     counts = [len(rows.time) for rows in some]
-    features = {
-        n: np.concatenate([r.features.get(n, np.zeros(len(r.time))) for r in some]) for n in names
-    }
+    features = stack_columns([rows.features for rows in some], counts)
+    terms = stack_columns([rows.terms for rows in some], counts)
     words = tuple(dict.fromkeys(w for rows in some for w in rows.words))
     word_of = np.concatenate([np.array([words.index(w) for w in r.words])[r.word_of] for r in some])
 
@@ -203,7 +210,7 @@ def pool(parts: Sequence[OperatorRows], seed: int, most: int = 8000) -> tuple[Op
 
     device = np.repeat(np.arange(len(some)), counts)
     pooled = OperatorRows(
-        features, stack("bound"), stack("analytic"), stack("time"), device, device, stack("sizes"),
+        features, terms, stack("bound"), stack("time"), device, device, stack("sizes"),
         words, word_of, stack("positions"),
     )  # fmt: skip
     return pooled, device

@@ -155,7 +155,7 @@ def answer_operator(
         reason += "; these formats or this variant were not measured there"
     basis[place == 2] = "transferred"
     if not same:
-        ratio = k.analytic / base.analytic
+        ratio = model.base(k, device) / model.base(base, reference)
         grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
         time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
         basis[:] = "transferred"
@@ -176,7 +176,7 @@ def _unmeasured(
         basis[:] = "transferred"
         reason = f"transferred from {pooled.card['devices']} other devices"
         if not same:
-            ratio = k.analytic / base.analytic
+            ratio = pooled.base(k, device) / pooled.base(base, reference)
             grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
             time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
         return _clamped(time, low, high, k, basis, reason)

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..errors import OutOfDomainError, SpecError, UnsupportedError, unknown_name
 from ..hardware import Hardware, resolve
-from ..ops import Gemm
+from ..ops import Gemm, Op
 from ..units import Bytes, Joules, Seconds, Watts, format_quantity
 
 if TYPE_CHECKING:
     from .explain import Explanation
 
-__all__ = ["Prediction", "predict", "row_of"]
+__all__ = ["Prediction", "asked_of", "predict", "row_of"]
 
 _QUANTITIES = {"time": "s", "power": "w", "energy": "j"}
 
@@ -30,7 +30,7 @@ class Prediction:
     ladder of trust.
     """
 
-    op: Gemm
+    op: Gemm | Op
     hardware: Hardware
     time: Seconds
     power: Watts | None
@@ -89,13 +89,28 @@ class Prediction:
         return ", ".join(parts)
 
 
+def asked_of(op: Gemm | Op) -> dict[str, Any]:
+    """Columns of a table that say what is asked: the operation's fields."""
+    if isinstance(op, Op):
+        return {name: getattr(op, name) for name in op.infos()}
+    return {"dtype": op.dtype} | {
+        name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")
+    }
+
+
 def row_of(
-    op: Gemm, on: str | Path | Hardware, config: Any = None
+    op: Gemm | Op, on: str | Path | Hardware, config: Any = None
 ) -> tuple[dict[str, np.ndarray], Hardware]:
-    """Build a table of one row for an op, a device and an optional configuration."""
+    """Build a table of one row for an op, a device and an optional configuration.
+
+    Raises SpecError for a kernel configuration of an operation that takes none.
+    """
     device = resolve(on)
-    row: dict[str, Any] = {"op": op.name, "hardware": device.name, "dtype": op.dtype}
-    row |= {name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")}
+    row: dict[str, Any] = {"op": op.name, "hardware": device.name} | asked_of(op)
+    if isinstance(op, Op):
+        if config is not None:
+            raise SpecError(f"config: {op.name} takes none; its fields say how it is run")
+        return _columns(row), device
     # only what differs from a plain GEMM: most tables have none of these columns
     plain = Gemm(1, 1, 1)
     rare = ("out_dtype", "b_dtype", "beta", "epilogue_bytes")
@@ -105,14 +120,18 @@ def row_of(
     if config is not None:
         row["kernel"] = config.kernel
         row |= {name: column[0] for name, column in config.as_table().items()}
+    return _columns(row), device
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {
-        key: np.array([value], dtype=object if isinstance(value, str) else None)
+        key: np.array([value], dtype=object if isinstance(value, str | bool) else None)
         for key, value in row.items()
-    }, device
+    }
 
 
 def predict(
-    op: Gemm,
+    op: Gemm | Op,
     on: str | Path | Hardware,
     *,
     config: Any = None,
