@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 THRESHOLDS = Path(__file__).parent / "thresholds.json"
-KEYS = ("target", "hardware", "dtype", "collection", "split")
+KEYS = ("target", "op", "hardware", "dtype", "collection", "split")
 
 
 def tighten(
@@ -27,7 +27,7 @@ def tighten(
 ) -> list[str]:
     """Lower limits of one list by fresh scores (each with measure and score); say what moved."""
     limits = json.loads(THRESHOLDS.read_text())
-    known = {tuple(str(x[k]) for k in (*keys, "measure")): x for x in limits[name]}
+    known = {tuple(str(x.get(k)) for k in (*keys, "measure")): x for x in limits[name]}
     told: list[str] = []
     for found in scores:
         key = tuple(str(found[k]) for k in (*keys, "measure"))

@@ -307,7 +307,8 @@ def test_thresholds_hold_for_what_is_published():
 
 def key_of(r):
     return tuple(
-        str(r[key] or "") for key in ("target", "hardware", "dtype", "collection", "split")
+        str(r.get(key) or "")
+        for key in ("target", "op", "hardware", "dtype", "collection", "split")
     )
 
 

@@ -267,7 +267,7 @@ def test_hardware_lists_shows_and_compares():
 
 def test_ops_and_doctor_speak_json():
     listed = json.loads(run("ops", "--json").stdout)
-    assert [row["name"] for row in listed] == ["gemm"]
+    assert [row["name"] for row in listed][:2] == ["gemm", "attention"] and len(listed) > 30
     assert json.loads(run("ops", "gemm", "--json").stdout)["fields"][0]["field"] == "m"
     report = json.loads(run("doctor", "--json").stdout)
     assert {"python", "packages", "gpus", "data", "advice"} <= set(report) and report["ok"]

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from .hardware import Hardware
     from .hardware import get as hardware
     from .kernels import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
-    from .ops import Gemm
+    from .ops import Attention, Gemm, op_class
+    from .ops.collective import Collective
+    from .ops.convolution import Convolution
+    from .ops.moe import Moe
     from .predict import Prediction, predict, predict_table
     from .predict.explain import Explanation, explain
     from .predict.train import train
@@ -44,7 +47,10 @@ if TYPE_CHECKING:
 
 # public name -> module that defines it (one literal dict, loaded on first use)
 _EXPORTS = {
+    "Attention": "ops",
     "ClblastConfig": "kernels",
+    "Collective": "ops.collective",
+    "Convolution": "ops.convolution",
     "DType": "dtypes",
     "Explanation": "predict.explain",
     "Gemm": "ops",
@@ -53,6 +59,7 @@ _EXPORTS = {
     "LibraryConfig": "kernels",
     "MeasurementError": "errors",
     "MissingExtraError": "errors",
+    "Moe": "ops.moe",
     "NoDataError": "errors",
     "OutOfDomainError": "errors",
     "Prediction": "predict",
@@ -67,6 +74,7 @@ _EXPORTS = {
     "explain": "predict.explain",
     "format_quantity": "units",
     "import_files": "store",
+    "op_class": "ops",
     "parse_quantity": "units",
     "predict_table": "predict",
     "read_table": "store",
@@ -78,7 +86,10 @@ _EXPORTS = {
 _VERBS = {"hardware": "get", "predict": "predict"}
 
 __all__ = [
+    "Attention",
     "ClblastConfig",
+    "Collective",
+    "Convolution",
     "DType",
     "Explanation",
     "Gemm",
@@ -87,6 +98,7 @@ __all__ = [
     "LibraryConfig",
     "MeasurementError",
     "MissingExtraError",
+    "Moe",
     "NoDataError",
     "OutOfDomainError",
     "Prediction",
@@ -103,6 +115,7 @@ __all__ = [
     "format_quantity",
     "hardware",
     "import_files",
+    "op_class",
     "parse_quantity",
     "predict",
     "predict_table",

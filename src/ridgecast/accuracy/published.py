@@ -37,6 +37,7 @@ def published_rows(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         }
         for model in card["models"]:
             rows += _time(model)
+        rows += _operators(card, folder)
     else:
         meta["notes"] = ["the folder holds no time models"]
     for path, read in present:
@@ -50,6 +51,23 @@ def _time(model: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for split in _SPLITS:
         if split in scores:
             yield from with_buckets(scores[split], target="time", split=split, **labels)
+
+
+def _operators(card: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """Scores of the operations' models, and of those for devices without measurements."""
+    for line in card.get("operators", ()):
+        labels = {key: line[key] for key in ("op", "hardware", "collection")}
+        for part in line["scores"]:
+            yield _operator_row(part, **labels)
+    for path in sorted((folder / "operators").glob("pooled-*/card.json")):
+        pooled = read_card(path)
+        for part in pooled.get("scores", ()):
+            yield _operator_row(part, op=pooled["op"], hardware=part["hardware"])
+
+
+def _operator_row(part: Mapping[str, Any], **labels: Any) -> dict[str, Any]:
+    known = {"derated_mape": part.get("analytic_mape"), "split": part["split"]}
+    return row(part, target="time_operator", **labels, **known)
 
 
 def with_buckets(scores: Mapping[str, Any], **labels: Any) -> Iterator[dict[str, Any]]:

@@ -19,18 +19,19 @@ __all__ = ["COLUMNS", "SPLIT_ORDER", "AccuracyReport", "row"]
 
 SCHEMA_VERSION = 1
 COLUMNS = (
-    "target", "hardware", "dtype", "collection", "split", "bucket", "rows", "mape", "median", "p90",
-    "worst", "bias", "r2_log", "coverage", "width", "roofline_mape", "roofline_median",
-    "derated_mape", "derated_median", "floor", "floor_median", "error_over_floor", "status",
+    "target", "hardware", "op", "dtype", "collection", "split", "bucket", "rows", "mape",
+    "median", "p90", "worst", "bias", "r2_log", "coverage", "width", "roofline_mape",
+    "roofline_median", "derated_mape", "derated_median", "floor", "floor_median", "error_over_floor", "status",
     "reason",
 )  # fmt: skip
 SPLIT_ORDER = (
-    "random", "unseen_shape", "off_grid", "frontier", "unseen_config", "unseen_device",
+    "random", "unseen_shape", "unseen_group", "off_grid", "unseen_structure", "frontier",
+    "unseen_config", "unseen_device",
     "unseen_device (family known)", "unseen_dtype", "held_out",
 )  # fmt: skip
 _COMPACT = {
-    "hardware": "device", "dtype": "dtype", "collection": "collection", "split": "split",
-    "rows": "rows", "mape": "MAPE",
+    "hardware": "device", "op": "operation", "dtype": "dtype", "collection": "collection",
+    "split": "split", "rows": "rows", "mape": "MAPE",
     "median": "median", "p90": "p90", "coverage": "90 % interval holds",
     "roofline_mape": "plain roofline", "derated_mape": "derated roofline", "floor": "label floor",
 }  # fmt: skip
@@ -38,7 +39,8 @@ _BASELINES = {
     "roofline_mape": "always the board's limit", "derated_mape": "always the median label",
 }  # fmt: skip
 _TITLES = {
-    "time": "Time of library GEMMs", "time_config": "Time of CLBlast SGEMM configurations",
+    "time": "Time of library GEMMs", "time_operator": "Time of other operations",
+    "time_config": "Time of CLBlast SGEMM configurations",
     "power": "Board power", "energy": "Energy",
 }  # fmt: skip
 _SHARES = {
@@ -51,6 +53,10 @@ _NOTES = {
     "`frontier`: the largest tenth by operations. The derated roofline has one factor fitted on "
     "the same training rows. The label floor is the mean difference of two versions of one "
     "framework at the same point.",
+    "time_operator": "`unseen_group`: whole groups held out, of attention (query heads, key heads, "
+    "head size, both lengths), of MoE (hidden, inter, experts, top-k), of collectives (kind, GPUs, "
+    "bytes); `unseen_structure`: whole (kind, GPUs); `unseen_device`: trained on the other devices "
+    "alone. The derated roofline is physics with one factor fitted on the same training rows.",
     "time_config": "`unseen_config`: whole compiled kernels held out on every device at once.",
     "power": "Labels are means of sensors that lag, and do not repeat: the label floor is that two "
     "collections of the same points differ by {least:.0%} to {most:.0%} (median).",
@@ -190,7 +196,7 @@ def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     def key(r: Mapping[str, Any]) -> tuple[Any, ...]:
         split = str(r["split"])
         place = SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER)
-        texts = (str(r[name] or "") for name in ("hardware", "dtype"))
+        texts = (str(r.get(name) or "") for name in ("op", "hardware", "dtype"))
         return (*texts, str(r.get("collection") or ""), place, split)
 
     return sorted(rows, key=key)

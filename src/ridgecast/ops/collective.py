@@ -149,7 +149,8 @@ class Collective(Op):
         # the receiver reads the others' memory and only writes the result
         shot = algorithm in ("one_shot", "two_shot", "in_switch")
         read, written = (out + s, s) if shot else (out + added, np.maximum(out, s * (n - 1.0) / n))
-        return Work(flops, plain(read), plain(written), footprint=plain(np.minimum(2.0 * s, read + written)),
+        distinct = np.minimum(2.0 * s, read + written)
+        return Work(flops, plain(read), plain(written), footprint=plain(distinct),
                     resident=plain(2.0 * s), links=links, hops=hops)  # fmt: skip
 
     # ------------------------------------------------------------------------------ algorithms

@@ -87,8 +87,11 @@ def predict_table(
     out: Table = {name: np.full(rows, np.nan) for name in OUTPUTS}
     out |= {name: np.full(rows, "", dtype=object) for name in _TEXTS}
     mine = np.ones(rows, bool)
-    for at in others.values():
+    for name, at in list(others.items()):
         mine[at] = False
+        if not name or name not in op_names():
+            out["status"][at], out["reason"][at] = "invalid", unknown_name("op", name, op_names())
+            del others[name]
     if others:
         from .operators import fill_operators
 
@@ -103,17 +106,12 @@ def predict_table(
 
 
 def _other_ops(columns: Table) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows of each operation other than GEMM, by its name; names that nobody knows stay GEMM's."""
+    """Rows of each operation other than GEMM, by its name, be it known or not."""
     codes, found = factorize(columns["op"])
     names = [text_of(v) for v in found]
     if set(names) <= {"gemm"}:
         return {}
-    have = set(op_names())
-    return {
-        name: np.flatnonzero(codes == i)
-        for i, name in enumerate(names)
-        if name != "gemm" and name in have
-    }
+    return {name: np.flatnonzero(codes == i) for i, name in enumerate(names) if name != "gemm"}
 
 
 def _shapes(
@@ -204,8 +202,6 @@ def _fill(
 
 
 def _question(keys: Mapping[str, str], level: float, devices: Mapping[str, Hardware]) -> Question:
-    if keys["op"] != "gemm":
-        raise SpecError(unknown_name("op", keys["op"], op_names()))
     if keys["kernel"] not in KERNELS:
         raise SpecError(unknown_name("kernel", keys["kernel"], KERNELS))
     if keys["layout"] not in LAYOUTS:

@@ -79,7 +79,8 @@ def train(  # noqa: PLR0913 - one option a decision of the caller
 
     `data` are files of any importer. Library GEMMs give one time model for each device, format and
     collection, and with two or more devices a prior for devices without measurements; CLBlast
-    rows give a configuration model, rows with usable power a power model. `keep_points` stores the
+    rows give a configuration model, rows with usable power a power model; attention, MoE and
+    collectives a model for each device and collection. `keep_points` stores the
     training points beside each model, so that the very points are answered as `measured`.
     `jobs` processes fit at once (default: one for each core). `progress` is told of each table.
 
@@ -109,7 +110,8 @@ def train(  # noqa: PLR0913 - one option a decision of the caller
         }
         card["dtype_transfer"] = dtype_transfer(card["models"], jobs_list, work, seed)
         card |= _fit_others(table, jobs_list, work, seed)
-        if not card["models"] and not card["others"]:
+        card["operators"] = _fit_operators(table, work, seed, progress, card["notes"])
+        if not card["models"] and not card["others"] and not card["operators"]:
             raise NoDataError(
                 "no model could be fitted: " + ("; ".join(card["notes"]) or "no usable rows")
             )
@@ -119,6 +121,25 @@ def train(  # noqa: PLR0913 - one option a decision of the caller
         shutil.rmtree(work, ignore_errors=True)
         raise
     return card
+
+
+def _fit_operators(
+    table: Table, work: Path, seed: int, progress: Callable[[str], None] | None, notes: list[str]
+) -> list[dict[str, Any]]:
+    """Fit attention, MoE and collectives where the tables hold them; lines of the index."""
+    from .operator_train import OPERATORS, train_operator
+
+    rows = np.isin(np.asarray(table["op"]).astype(str), OPERATORS)
+    if not rows.any():
+        return []
+
+    def told(text: str) -> None:
+        if text.startswith("left out"):
+            notes.append(text)
+        if progress:
+            progress(text)
+
+    return train_operator(select(table, np.flatnonzero(rows)), work, seed=seed, progress=told)
 
 
 def dtype_transfer(
