@@ -21,8 +21,8 @@ SCHEMA_VERSION = 1
 COLUMNS = (
     "target", "hardware", "op", "dtype", "collection", "split", "bucket", "rows", "mape",
     "median", "p90", "worst", "bias", "r2_log", "coverage", "width", "roofline_mape",
-    "roofline_median", "derated_mape", "derated_median", "floor", "floor_median", "error_over_floor", "status",
-    "reason",
+    "roofline_median", "derated_mape", "derated_median", "floor", "floor_median",
+    "error_over_floor", "status", "reason",
 )  # fmt: skip
 SPLIT_ORDER = (
     "random", "unseen_shape", "unseen_group", "off_grid", "unseen_structure", "frontier",

@@ -43,9 +43,10 @@ def word_fields(cls: type[Op]) -> list[str]:
 
 
 def op_parts(
-    cls: type[Op], table: Mapping[str, Any], rows: I64, extra: tuple[str, ...] = ()
-) -> Iterator[Part]:
-    """Split `rows` of a table by the words of `cls`, and by the text columns `extra`."""
+    cls: type[Op], table: Mapping[str, Any], rows: I64, extra: tuple[str, ...] = (), *,
+    most: int = 2**62,
+) -> Iterator[Part]:  # fmt: skip
+    """Split `rows` of a table by the words of `cls`, by the text columns `extra`, `most` a part."""
     names = [n for n in (*word_fields(cls), *extra) if n in table]
     code = np.zeros(len(rows), np.int64)
     values: dict[str, list[str]] = {}
@@ -59,7 +60,8 @@ def op_parts(
         for name in reversed(names):
             rest, index = divmod(rest, len(values[name]))
             words[name] = values[name][index]
-        yield _part(cls, table, rows[at], words)
+        for start in range(0, len(at), most):
+            yield _part(cls, table, rows[at[start : start + most]], words)
 
 
 def text_of(value: Any) -> str:
