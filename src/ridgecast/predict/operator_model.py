@@ -166,7 +166,7 @@ class OperatorModel:
         found = {**features_of(op, k, hardware), **self._alike(op, k.rows)}
         zero = np.zeros(k.rows)
         x = np.stack([found.get(n, zero) for n in self.names], axis=1)
-        place = self.place(op, k.rows)
+        place = self.place_of(_sizes(op, k.rows), k.bound)
         value = self.head.predict(x, place)
         low, high = self.head.intervals.limits(value, place, level)
         time = self.base(k, hardware) * np.exp(value)
@@ -194,12 +194,11 @@ class OperatorModel:
         asked = tuple(_width(w) for w in _words(op))
         return asked in {tuple(_width(v) for v in w) for w in self.domain["words"]}
 
-    def place(self, op: Op, rows: int) -> I64:
-        """Index of PLACES per row."""
-        return self.place_of(_sizes(op, rows))
+    def place_of(self, sizes: F64, bound: F64) -> I64:
+        """Index of PLACES per row, from the numeric fields [rows, fields] and the bound [s].
 
-    def place_of(self, sizes: F64) -> I64:
-        """Index of PLACES per row of the numeric fields [rows, fields]."""
+        Sizes that each were seen can make more work together than any: that is beyond, too.
+        """
         out = np.zeros(len(sizes), np.int64)
         inner = [n for n in GROUPS.get(self.op, ((), ()))[0] if n in self.domain["numbers"]]
         if inner:
@@ -210,6 +209,8 @@ class OperatorModel:
             out[new[back.reshape(-1)]] = 1
         low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
         out[((sizes < low) | (sizes > high)).any(axis=1)] = 2
+        least, most = self.domain["bound"]
+        out[(bound < 0.999 * least) | (bound > 1.001 * most)] = 2
         return out
 
     def save(self, folder: Path) -> None:
@@ -263,7 +264,9 @@ def fit_operator(
     at = [numbers.index(n) for n in inner]
     domain = {
         "numbers": numbers, "low": rows.sizes.min(axis=0).tolist(),
-        "high": rows.sizes.max(axis=0).tolist(), "words": [list(w) for w in rows.words],
+        "high": rows.sizes.max(axis=0).tolist(),
+        "bound": [float(rows.bound.min()), float(rows.bound.max())],
+        "words": [list(w) for w in rows.words],
         "structures": np.unique(rows.sizes[:, at], axis=0).tolist() if at else [],
     }  # fmt: skip
     card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()

@@ -97,7 +97,7 @@ def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tupl
     """Time, low and high [s] of rows whose features are made; as the model's own `predict`."""
     zero = np.zeros(len(rows.time))
     x = np.stack([rows.features.get(n, zero) for n in model.names], axis=1)
-    place = model.place_of(rows.sizes)
+    place = model.place_of(rows.sizes, rows.bound)
     value = model.head.predict(x, place)
     low, high = model.head.intervals.limits(value, place, level)
     base = analytic({n: rows.terms[n] for n in model.coefficients}, model.coefficients)
