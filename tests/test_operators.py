@@ -92,6 +92,53 @@ def test_one_table_of_all_operations_keeps_bad_rows_apart():
         assert out["time_s"][i] == pytest.approx(rc.predict(op, on="h200_sxm").time, rel=1e-6)
 
 
+def test_blank_cells_never_lend_a_row_the_words_of_another():
+    rng = np.random.default_rng(0)
+    rows = 300
+    base = {
+        "op": np.full(rows, "attention", object),
+        "hardware": rng.choice(["h200_sxm", "l40s"], rows).astype(object),
+        "dtype": rng.choice(["bf16", "fp8_e4m3"], rows).astype(object),
+        "q_len": np.full(rows, 512), "kv_len": np.full(rows, 512), "q_heads": np.full(rows, 16),
+    }  # fmt: skip
+    blank = {name: np.full(rows, np.nan) for name in ("causal", "kv_dtype", "variant", "cache")}
+    plain, padded = rc.predict_table(base), rc.predict_table(base | blank)
+    np.testing.assert_array_equal(plain["time_s"], padded["time_s"])
+    gemm = {"op": np.full(rows, "gemm", object), "hardware": base["hardware"],
+            "dtype": base["dtype"]} | {n: np.full(rows, 512) for n in "mnk"}  # fmt: skip
+    more = {name: np.full(rows, np.nan) for name in ("kernel", "layout", "cache", "collection",
+                                                     "out_dtype", "b_dtype")}  # fmt: skip
+    plain, padded = rc.predict_table(gemm), rc.predict_table(gemm | more)
+    np.testing.assert_array_equal(plain["time_s"], padded["time_s"])
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [("window", "128k", "attention.window: got '128k'"), ("density", "10%", "attention.density"),
+     ("q_len", 10**400, "attention.q_len"), ("batch", float("inf"), "attention.batch"),
+     ("kv_dtype", [1, 2], "dtype")],
+)  # fmt: skip
+def test_one_bad_cell_is_named_and_stops_no_other_row(column, cell, told):
+    table = {
+        "op": np.full(2, "attention", object), "hardware": np.full(2, "h200_sxm", object),
+        "q_len": np.array([8, 8], object), "kv_len": np.array([8, 8]), "q_heads": np.array([4, 4]),
+        "causal": np.array([1.0, np.nan]),
+    }  # fmt: skip
+    cells = np.empty(2, object)
+    cells[0], cells[1] = table.get(column, np.full(2, None, object))[0], cell
+    out = rc.predict_table(table | {column: cells})
+    assert out["status"].tolist() == ["ok", "invalid"] and told in out["reason"][1]
+
+
+def test_a_cold_cache_is_never_faster():
+    op = rc.Attention(q_len=1, kv_len=256, q_heads=32, kv_heads=8, batch=16)
+    row = {"op": "attention", "hardware": "h100_sxm"} | {n: getattr(op, n) for n in op.infos()}
+    table = {k: np.array([v, v], object if isinstance(v, str | bool) else None)
+             for k, v in row.items()}  # fmt: skip
+    out = rc.predict_table(table | {"cache": np.array(["hot", "cold"], object)})
+    assert out["time_s"][0] < out["time_s"][1] and out["bound_s"][0] < out["bound_s"][1]
+
+
 # ------------------------------------------------------------------------------------- learning
 
 

@@ -65,6 +65,11 @@ def parse_op(
         return Gemm(m, n, k, dtype=dtype or "bf16", batch=batch or 1, layout=layout or "tn")
     infos = cls.infos()
     given: dict[str, Any] = {}
+    if layout is not None:
+        raise SpecError(f"--layout: {name} has none; it is gemm's")
+    odd = [word for word in words if "=" not in word]
+    if odd:
+        raise SpecError(f"{name}: got {odd[0]!r}, need FIELD=VALUE: {cls.example}")
     for key, text in key_values(words, f"{name} FIELD=VALUE").items():
         if key not in infos:
             raise SpecError(unknown_name(f"field of {name}", key, infos,

@@ -91,9 +91,10 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     build_config(columns)  # refuses an unknown kernel or parameter
+    work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
+    _no_kernel(work, columns)
     if _choice("cache", cache, CACHES):
         columns["cache"] = str(cache)
-    work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     device, model = _device(on, hardware, model)
     row = _predict_one(work, device, columns, model=model, level=level)
     if json:
@@ -107,6 +108,15 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         typer.echo(f"ridgecast: no answer: {reason}", err=True)
         raise typer.Exit(NO_ANSWER)
     return None
+
+
+def _no_kernel(work: Gemm | Op, columns: dict[str, Any]) -> None:
+    """Refuse kernel options for an operation that has none. Raises SpecError."""
+    if columns and work.name != "gemm":
+        names = ", ".join(f"--{key.replace('_', '-')}" for key in columns)
+        raise SpecError(
+            f"{names}: {work.name} takes none; `ridgecast ops {work.name}` shows fields"
+        )
 
 
 def _title(work: Gemm | Op, words: list[str], device: Hardware) -> str:
@@ -200,6 +210,7 @@ def explain(  # noqa: PLR0913, PLR0917
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     changes = key_values(what_if or (), "--what-if")
     work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
+    _no_kernel(work, columns)
     device, model = _device(on, hardware, model)
     from ..predict.explain import explain as run
 

@@ -43,7 +43,10 @@ def link_of(hardware: Hardware, kind: str) -> Link:
 
     Raises UnsupportedError where the device has none.
     """
-    names = {"peer": ("nvlink", "xgmi", "pcie"), "host": ("c2c", "pcie"), "network": ("network",)}
+    names = {
+        "peer": ("nvlink", "xgmi", "xe_link", "pcie"), "host": ("nvlink_c2c", "pcie"),
+        "network": ("network",),
+    }  # fmt: skip
     for name in names[kind]:
         if name in hardware.links:
             return hardware.links[name]
@@ -141,7 +144,8 @@ def analytic_time(work: Work, hardware: Hardware, cache: Cache = "hot") -> F64:
     """
     parts = parts_of(work, hardware, cache)
     parts["memory"] = cached_memory_time(work, hardware, cache)
-    together = sum((v**_EXPONENT for v in parts.values()), start=np.zeros(()))
-    return together ** (1.0 / _EXPONENT) + sum(
+    most = np.maximum(bound_of_parts(parts), 1e-30)  # in units of the largest: nothing overflows
+    together = sum(((v / most) ** _EXPONENT for v in parts.values()), start=np.zeros(()))
+    return most * together ** (1.0 / _EXPONENT) + sum(
         fixed_parts(work, hardware).values(), start=np.zeros(())
     )

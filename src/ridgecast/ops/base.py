@@ -31,6 +31,7 @@ __all__ = ["Amount", "FieldInfo", "Op", "Rule", "Work", "choice", "flag", "fmt",
 F64 = npt.NDArray[np.float64]
 Amount = float | F64
 MAX_SIZE = 2**31 - 1
+MAX_NUMBER = 1e18  # an exabyte
 _KEY = "ridgecast"
 
 
@@ -104,7 +105,7 @@ class FieldInfo:
     def wrong(self, value: Any) -> Any:
         """Whether a number, or which numbers of an array, are not allowed."""
         v = np.asarray(value, np.float64)
-        bad = ~((v >= self.low) & (v <= self.high))
+        bad = ~((v >= self.low) & (v <= self.high) & np.isfinite(v))
         if self.kind == "size":
             bad |= v != np.floor(v)
         if self.kind == "share":
@@ -142,7 +143,7 @@ def share(what: str, default: Any = dataclasses.MISSING) -> Any:
 
 
 def number(
-    what: str, default: Any = dataclasses.MISSING, *, low: float = 0.0, high: float = np.inf
+    what: str, default: Any = dataclasses.MISSING, *, low: float = 0.0, high: float = MAX_NUMBER
 ) -> Any:
     """Define a real number between two ends, both allowed."""
     return _field(default, FieldInfo("number", what, low, high))
@@ -164,7 +165,16 @@ def flag(what: str, default: bool = False) -> Any:
     return _field(default, FieldInfo("flag", what, options=("true", "false")))
 
 
-_YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_YES = {
+    "1": True,
+    "1.0": True,
+    "0.0": False,
+    "true": True,
+    "yes": True,
+    "0": False,
+    "false": False,
+    "no": False,
+}
 
 
 @dataclass(frozen=True)
@@ -310,6 +320,12 @@ class Op:
                 wrong = np.broadcast_to(np.asarray(rule.bad, bool), (rows,))
                 need = f"{cls.name}.{rule.field}: got {{}}, need {rule.need}"
                 _mark(bad, reason, wrong, need, got)
+        if bad.any() and not bad.all():  # formulas then see good rows only
+            good = int(np.flatnonzero(~bad)[0])
+            for name, info in infos.items():
+                if info.kind not in ("choice", "format", "flag"):
+                    values = getattr(self, name)
+                    object.__setattr__(self, name, np.where(bad, values[good], values))
         return self, bad, reason
 
     @classmethod

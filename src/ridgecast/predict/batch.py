@@ -161,6 +161,8 @@ def _groups(columns: Table, good: npt.NDArray[np.bool_]) -> Iterator[_Group]:
         codes, found = factorize(columns[name])
         values[name] = [text_of(v) or _DEFAULTS.get(name, "") for v in found]
         code = code * len(found) + codes
+        if code.size and code.max() > 2**40:  # before the next product could overflow
+            raise SpecError("table: too many distinct texts in its columns; split the table")
     present = np.unique(code[good])
     for one in present:
         at = np.flatnonzero(good & (code == one)) if len(present) > 1 else np.flatnonzero(good)

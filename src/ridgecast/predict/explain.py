@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SpecError
 from ..hardware import Hardware, resolve
 from ..ops import Op
 from ..ops.gemm import MAX_DIM, Gemm
@@ -131,6 +132,8 @@ def explain(
     device = resolve(on)
     devices = _changed_devices(device, what_if or {})
     if isinstance(op, Op):
+        if config is not None:
+            raise SpecError(f"config: {op.name} takes none; its fields say how it is run")
         from .explain_operator import explain_operator
 
         return explain_operator(op, device, devices, model=model, level=level)

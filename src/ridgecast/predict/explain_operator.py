@@ -36,7 +36,7 @@ _WHAT = {
     "host": "bytes over the link to the host", "launch": "starting its kernels",
     "steps": "steps that wait for one another", "hops": "messages that wait for one another",
     "overlap": "resources that do not hide behind the busiest one",
-    BEYOND: "what real runs lose beyond physics, learned as a whole",
+    BEYOND: "what real runs lose beyond physics, as seen on measured operations",
 }  # fmt: skip
 
 

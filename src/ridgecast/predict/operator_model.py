@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,15 +164,34 @@ class OperatorModel:
         self, op: Op, k: Known, hardware: Hardware, level: float
     ) -> tuple[F64, F64, F64, I64]:
         """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
-        found = {**features_of(op, k, hardware), **self._alike(op, k.rows)}
-        zero = np.zeros(k.rows)
-        x = np.stack([found.get(n, zero) for n in self.names], axis=1)
+        x = self._columns(op, k, hardware)
         place = self.place_of(_sizes(op, k.rows), k.bound)
+        far = place == 2
+        if far.any():  # beyond what was measured the utilisation of the edge is kept
+            edge = self._at_edge(op, k.rows)
+            x[far] = self._columns(edge, known(edge, k.rows, hardware, k.cache), hardware)[far]
         value = self.head.predict(x, place)
         low, high = self.head.intervals.limits(value, place, level)
         time = self.base(k, hardware) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
                 place)  # fmt: skip
+
+    def _columns(self, op: Op, k: Known, hardware: Hardware) -> F64:
+        """Features [rows, names]; those that training did not see are left out."""
+        found = {**features_of(op, k, hardware), **self._alike(op, k.rows)}
+        zero = np.zeros(k.rows)
+        return np.stack([found.get(n, zero) for n in self.names], axis=1)
+
+    def _at_edge(self, op: Op, rows: int) -> Op:
+        """Return the operation with each number moved into the measured range."""
+        near = copy(op)
+        for i, name in enumerate(self.domain["numbers"]):
+            wide = np.broadcast_to(np.asarray(getattr(op, name), np.float64), (rows,))
+            low, high = self.domain["low"][i], self.domain["high"][i]
+            object.__setattr__(near, name, np.clip(wide, low, high))
+            for cached in [key for key in vars(near) if key not in op.infos()]:
+                object.__delattr__(near, cached)
+        return near
 
     def base(self, k: Known, hardware: Hardware) -> F64:
         """Analytic time [s] [rows] with this device's coefficients."""
@@ -275,6 +295,7 @@ def fit_operator(
     return OperatorModel(op, name, collection, names, coefficients, head, domain, card)
 
 
+_DOMAIN = ("numbers", "low", "high", "bound", "words", "structures")
 _TERM_ROWS = 6000  # that the coefficients are fitted to; more change nothing
 
 
@@ -295,6 +316,9 @@ def load_operator(folder: Path) -> OperatorModel:
         text = unpack_booster((folder / "model.txt.xz").read_bytes())
         with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
             head = Head.from_state(card["head"], {k: arrays[k] for k in arrays.files}, text)
+        domain = {key: card["domain"][key] for key in _DOMAIN}
+        asked = (card["op"], card["hardware"], card["collection"], tuple(card["names"]))
+        coefficients = dict(card["coefficients"])
     except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
         if isinstance(error, RidgecastError):
             raise
@@ -312,7 +336,4 @@ def load_operator(folder: Path) -> OperatorModel:
         "card_version",
     )
     facts = {k: v for k, v in card.items() if k not in own}
-    return OperatorModel(
-        card["op"], card["hardware"], card["collection"], tuple(card["names"]),
-        card["coefficients"], head, card["domain"], facts,
-    )  # fmt: skip
+    return OperatorModel(*asked, coefficients, head, domain, facts)

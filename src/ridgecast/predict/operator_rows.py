@@ -49,24 +49,22 @@ def op_parts(
     """Split `rows` of a table by the words of `cls`, by the text columns `extra`, `most` a part."""
     names = [n for n in (*word_fields(cls), *extra) if n in table]
     code = np.zeros(len(rows), np.int64)
-    values: dict[str, list[str]] = {}
     for name in names:
         codes, found = factorize(np.asarray(table[name])[rows])
-        values[name] = [text_of(v) for v in found]
-        code = code * len(found) + codes
-    for one in np.unique(code):
-        at = np.flatnonzero(code == one)
-        rest, words = int(one), dict[str, str]()
-        for name in reversed(names):
-            rest, index = divmod(rest, len(values[name]))
-            words[name] = values[name][index]
+        _, code = np.unique(code * len(found) + codes, return_inverse=True)
+    order = np.argsort(code, kind="stable")
+    for at in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
+        first = rows[at[0]]
+        words = {name: text_of(np.asarray(table[name])[first]) for name in names}
         for start in range(0, len(at), most):
             yield _part(cls, table, rows[at[start : start + most]], words)
 
 
 def text_of(value: Any) -> str:
     """Return a cell as text; "" where it is missing."""
-    return "" if value is None or (isinstance(value, float) and np.isnan(value)) else str(value)
+    if value is None or str(value) in ("nan", "NaN", "NaT", "<NA>", "None"):
+        return ""
+    return str(value)
 
 
 def _part(cls: type[Op], table: Mapping[str, Any], rows: I64, words: dict[str, str]) -> Part:
@@ -76,9 +74,18 @@ def _part(cls: type[Op], table: Mapping[str, Any], rows: I64, words: dict[str, s
         if info.kind not in ("choice", "format", "flag") and name in table:
             some[name] = np.asarray(table[name])[rows]
     nothing = np.zeros(len(rows), bool)
+    unread: list[tuple[str, npt.NDArray[np.bool_]]] = []
     try:
-        columns |= {name: numeric(some, name)[0] for name in some}
+        for name in some:
+            columns[name], wrong = numeric(some, name)
+            if wrong.any():
+                unread.append((name, wrong))
         op, bad, reason = cls.of_columns(columns, len(rows))
+        for name, wrong in unread:
+            need = cls.infos()[name].need
+            for i in np.flatnonzero(wrong):
+                reason[i] = f"{cls.name}.{name}: got {some[name][i]!r}, need {need}"
+            bad = bad | wrong
     except SpecError as error:
         return Part(rows, None, ~nothing, str(error), words)
     except RidgecastError as error:

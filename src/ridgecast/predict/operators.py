@@ -20,7 +20,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RidgecastError, SpecError
+from ..dtypes import DTYPES
+from ..errors import NoDataError, RidgecastError, SpecError
 from ..hardware import Hardware, get, names, resolve
 from ..kernels.bound import Cache, check_cache
 from ..ops import op_class
@@ -123,6 +124,14 @@ def _fill(
         kind = "invalid" if isinstance(error, SpecError) else "no_answer"
         out["status"][at], out["reason"][at] = kind, str(error)
         return
+    finite = np.isfinite(found.time) & np.isfinite(found.high) & np.isfinite(k.bound)
+    lost = rows[good & ~finite]
+    out["status"][lost] = "invalid"
+    out["reason"][lost] = f"{op.name}: its sizes together are beyond what numbers can hold"
+    good = good & finite
+    at = rows[good]
+    if not len(at):
+        return
     out["status"][at], out["reason"][at] = "ok", found.reason
     out["time_s"][at], out["bound_s"][at] = found.time[good], k.bound[good]
     out["time_low_s"][at], out["time_high_s"][at] = found.low[good], found.high[good]
@@ -152,10 +161,14 @@ def answer_operator(
     """
     model = bundle.operator(op.name, device.base_name, collection)
     if model is None:
+        if collection:
+            raise NoDataError(
+                f"no collection {collection!r} of {op.name} on {device.base_name}: none was "
+                "measured; leave the column empty"
+            )
         return _unmeasured(op, k, device, bundle, level, cache)
     reference = _reference(model.hardware) or device
-    same = device == reference and cache == "hot"
-    base = k if same else known(op, k.rows, reference)
+    base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
     time, low, high, place = model.predict(op, base, reference, level)
     basis = np.full(k.rows, "learned", dtype=object)
     reason = f"collection {model.collection}"
@@ -164,13 +177,25 @@ def answer_operator(
         low, high = low / _OTHER_WORDS, high * _OTHER_WORDS
         reason += "; these formats or this variant were not measured there"
     basis[place == 2] = "transferred"
-    if not same:
-        ratio = model.base(k, device) / model.base(base, reference)
-        grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
-        time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+    if base is not k:
+        time, low, high = _moved(time, low, high, k, base, known(op, k.rows, device))
         basis[:] = "transferred"
         reason = f"utilisation of {model.hardware} ({model.collection}) kept, physics re-predicted"
     return _clamped(time, low, high, k, basis, reason)
+
+
+def _moved(
+    time: F64, low: F64, high: F64, asked: Known, base: Known, hot: Known
+) -> tuple[F64, F64, F64]:
+    """Carry times from the device (and hot cache) that they are of to those that are asked.
+
+    Another device scales them by physics; a cold cache adds what physics says that it takes.
+    """
+    ratio = hot.analytic / base.analytic
+    colder = np.maximum(asked.analytic - hot.analytic, 0.0)
+    grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+    new = time * ratio + colder
+    return new, low * ratio / grow + 0.5 * colder, high * ratio * grow + 2.0 * colder
 
 
 def _unmeasured(
@@ -180,15 +205,12 @@ def _unmeasured(
     basis = np.full(k.rows, "analytic", dtype=object)
     if pooled is not None and pooled.knows(op) and device.kind == "gpu":
         reference = _reference(device.base_name) or device
-        same = device == reference and cache == "hot"
-        base = k if same else known(op, k.rows, reference)
+        base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
         time, low, high, _ = pooled.predict(op, base, reference, level)
         basis[:] = "transferred"
         reason = f"transferred from {pooled.card['devices']} other devices"
-        if not same:
-            ratio = pooled.base(k, device) / pooled.base(base, reference)
-            grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
-            time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+        if base is not k:
+            time, low, high = _moved(time, low, high, k, base, known(op, k.rows, device))
         return _clamped(time, low, high, k, basis, reason)
     tail = (1.0 - level) / 2.0
     fast, middle, slow = np.exp(
@@ -212,7 +234,8 @@ def _power(
 ) -> None:
     """Power and energy by the shared model, where the operation computes in a format it knows."""
     out, at = run.out, rows[good]
-    dtype = str(getattr(op, "dtype", "") or "fp32")
+    formats = [unit for unit in k.work.flops if unit in DTYPES]
+    dtype = formats[0] if formats else "fp32"
 
     def wide(value: Any) -> F64:
         return np.broadcast_to(np.asarray(value, np.float64), (k.rows,))[good]

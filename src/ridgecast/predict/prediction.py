@@ -105,6 +105,10 @@ def row_of(
 
     Raises SpecError for a kernel configuration of an operation that takes none.
     """
+    if not isinstance(op, Gemm | Op):
+        raise SpecError(f"op: got {op!r}, need an operation such as Gemm(4096, 4096, 4096)")
+    if not isinstance(on, str | Path | Hardware):
+        raise SpecError(f"on: got {on!r}, need a device's name, a TOML file or a Hardware")
     device = resolve(on)
     row: dict[str, Any] = {"op": op.name, "hardware": device.name} | asked_of(op)
     if isinstance(op, Op):

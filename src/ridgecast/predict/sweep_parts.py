@@ -304,7 +304,9 @@ def fit_head(
     first = place == 0
     facts = {
         "rows": len(y),
-        "held_out_error": float(np.abs(np.expm1(-residual[first])).mean()),
+        "held_out_error": (
+            float(np.abs(np.expm1(-residual[first])).mean()) if first.any() else None
+        ),
         "importance": weights.tolist(),
     }
     return Head(columns, text, booster, smooth, share, intervals), facts

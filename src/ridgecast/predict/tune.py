@@ -141,6 +141,8 @@ def tune(
     """
     if objective not in OBJECTIVES:
         raise SpecError(unknown_name("objective", objective, OBJECTIVES))
+    if not isinstance(op, Gemm):
+        raise UnsupportedError(f"tune ranks kernels of gemm, not of {op!r}")
     device = resolve(on)
     device.rate(op.dtype)
     name = kernel or ("cutlass_tensor" if device.unit(op.dtype) == "tensor" else "cutlass_simt")

@@ -51,6 +51,9 @@ def length(table: Table) -> int:
 
     Raises SpecError naming the columns that differ.
     """
+    odd = [name for name, column in table.items() if np.ndim(column) != 1]
+    if odd:
+        raise SpecError(f"table column {odd[0]!r}: got {np.ndim(table[odd[0]])} dimensions, need 1")
     sizes = {name: len(column) for name, column in table.items()}
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{name}: {size}" for name, size in list(sizes.items())[:8])
@@ -71,17 +74,45 @@ def is_text(column: np.ndarray) -> bool:
 def factorize(column: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     """Integer code per row, and the distinct values in order of first appearance.
 
+    Missing cells (None, NaN, NaT, pandas' NA) are one value, None in object columns; cells that
+    cannot be keys of a dict (lists, arrays) count by their text.
+
     >>> codes, values = factorize(np.array(["b", "a", "b"], dtype=object))
     >>> codes.tolist(), values
     ([0, 1, 0], ['b', 'a'])
     """
-    if len(column) and column.dtype == object and (column == column[0]).all():
-        return np.zeros(len(column), dtype=np.int64), [column[0]]
+    cells = column.tolist()
+    if cells and isinstance(cells[0], str) and cells.count(cells[0]) == len(cells):
+        return np.zeros(len(cells), dtype=np.int64), [cells[0]]
     seen: dict[Any, int] = {}
-    codes = np.fromiter(
-        (seen.setdefault(value, len(seen)) for value in column.tolist()), np.int64, len(column)
-    )
-    return codes, list(seen)
+    try:
+        codes = np.fromiter(
+            (seen.setdefault(value, len(seen)) for value in cells), np.int64, len(cells)
+        )
+    except TypeError:
+        return factorize(np.array([_hashable(value) for value in cells], dtype=object))
+    if all(_is_itself(value) for value in seen):
+        return codes, list(seen)
+    merged: dict[Any, int] = {}
+    again = [merged.setdefault(v if _is_itself(v) else None, len(merged)) for v in seen]
+    nothing = None if column.dtype == object else float("nan")
+    return np.asarray(again, np.int64)[codes], [nothing if v is None else v for v in merged]
+
+
+def _is_itself(value: Any) -> bool:
+    """Whether a value equals itself: NaN, NaT and pandas' NA do not. None counts as missing too."""
+    if value is None:
+        return False
+    same = value == value  # noqa: PLR0124 - what is missing is unequal to itself
+    return same is True or same is np.True_
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return str(value)
+    return value
 
 
 def map_text(column: np.ndarray, function: Callable[[str], Any]) -> np.ndarray:
@@ -122,7 +153,7 @@ def numeric(table: Table, column: str) -> tuple[np.ndarray, np.ndarray]:
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
     try:
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     codes, distinct = factorize(values)
     numbers = np.full(len(distinct), np.nan)
@@ -132,7 +163,7 @@ def numeric(table: Table, column: str) -> tuple[np.ndarray, np.ndarray]:
             continue
         try:
             numbers[i] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             bad[i] = True
     return numbers[codes], bad[codes]
 
