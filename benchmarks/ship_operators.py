@@ -1,6 +1,6 @@
 """Fit the models of attention, MoE and collectives that the package ships, into a model folder.
 
-    python benchmarks/ship_operators.py --out DIR [--data DIR] [--jobs N] [--pooled]
+    python benchmarks/ship_operators.py --out DIR [--data DIR] [--jobs N] [--pooled OP ...]
 
 DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
 ship_models.py made). Each measured device gives a model per operation and collection, scored on
@@ -62,7 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--pooled", action="store_true")
+    parser.add_argument(
+        "--pooled",
+        action="append",
+        choices=FOLDERS,
+        default=[],
+        help="fit the model of other devices for this operation too; repeatable",
+    )
     a = parser.parse_args()
     state = a.out / "operators"
     state.mkdir(parents=True, exist_ok=True)
@@ -77,9 +83,8 @@ def main() -> None:
             future.result()
     for told in sorted(state.glob(".done-*.json")):
         write_index(a.out, json.loads(told.read_text()))
-    if a.pooled:
-        for op in FOLDERS:
-            pooled(op, a.data, a.out)
+    for op in a.pooled:
+        pooled(op, a.data, a.out)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,8 @@ def fit_ours(table: Table, hardware: Hardware | None = None, seed: int = 0) -> F
         return {**out, "time_low": found["low"], "time_high": found["high"]}
 
     families = model.card["families"]
-    errors = {k: round(f["heads"]["time"]["held_out_error"], 5) for k, f in families.items()}
+    found = {k: f["heads"]["time"]["held_out_error"] for k, f in families.items()}
+    errors = {k: None if e is None else round(e, 5) for k, e in found.items()}
     settings = {"kernels": list(families), "held_out_error": errors}
     return Fitted(predict, model.importance(), settings, model)
 

@@ -166,11 +166,13 @@ class OperatorModel:
         """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
         x = self._columns(op, k, hardware)
         place = self.place_of(_sizes(op, k.rows), k.bound)
-        far = place == 2
+        far = self._outside(_sizes(op, k.rows))
+        learned = place.copy()
         if far.any():  # beyond what was measured the utilisation of the edge is kept
             edge = self._at_edge(op, k.rows)
             x[far] = self._columns(edge, known(edge, k.rows, hardware, k.cache), hardware)[far]
-        value = self.head.predict(x, place)
+            learned[far] = 0
+        value = self.head.predict(x, learned)
         low, high = self.head.intervals.limits(value, place, level)
         time = self.base(k, hardware) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
@@ -227,11 +229,15 @@ class OperatorModel:
             keys, back = np.unique(sizes[:, at], axis=0, return_inverse=True)
             new = np.array([tuple(key) not in seen for key in keys.tolist()], bool)
             out[new[back.reshape(-1)]] = 1
-        low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
-        out[((sizes < low) | (sizes > high)).any(axis=1)] = 2
+        out[self._outside(sizes)] = 2
         least, most = self.domain["bound"]
         out[(bound < 0.999 * least) | (bound > 1.001 * most)] = 2
         return out
+
+    def _outside(self, sizes: F64) -> npt.NDArray[np.bool_]:
+        """Rows with a number outside the measured range."""
+        low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
+        return np.asarray(((sizes < low) | (sizes > high)).any(axis=1), bool)
 
     def save(self, folder: Path) -> None:
         """Write card.json, model.txt.xz and smooth.npz."""

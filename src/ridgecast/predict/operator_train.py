@@ -188,7 +188,7 @@ def write_index(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 # ------------------------------------------------------------------------------- all devices
 
 
-def pool(parts: Sequence[OperatorRows], seed: int, most: int = 4000) -> tuple[OperatorRows, I64]:
+def pool(parts: Sequence[OperatorRows], seed: int, most: int = 2000) -> tuple[OperatorRows, I64]:
     """Stack rows of several devices, at most `most` of each; also the device's index per row.
 
     Structures keep their codes across devices by their sizes; features that a device lacks are 0.
