@@ -231,6 +231,11 @@ def test_shipped_models_answer_within_their_claims():
     op = rc.Attention(q_len=4096, kv_len=4096, q_heads=32, kv_heads=8)
     found = answer_operator(op, known(op, 1, H200), H200, bundle, 0.9)
     assert found.basis[0] == "learned"
+    for name, basis in (("rtx_4090", "transferred"), ("mi300x", "analytic")):
+        p = rc.predict(op, on=name)
+        assert p.basis == basis, name  # relatives are of the same vendor
+    low, high = rc.predict(op, on="rtx_4090").interval("time")
+    assert high / low > 1.3
 
 
 # ----------------------------------------------------------------------------------- literature
