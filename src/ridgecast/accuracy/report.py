@@ -35,6 +35,7 @@ _COMPACT = {
     "median": "median", "p90": "p90", "coverage": "90 % interval holds",
     "roofline_mape": "plain roofline", "derated_mape": "derated roofline", "floor": "label floor",
 }  # fmt: skip
+_PIVOTS = {"time": "dtype", "time_operator": "op"}  # of the summary: what a row is, by device
 _BASELINES = {
     "roofline_mape": "always the board's limit", "derated_mape": "always the median label",
 }  # fmt: skip
@@ -123,21 +124,28 @@ class AccuracyReport:
         A cell is the mean error, and how many truths in a hundred the 90 % interval holds. Where
         several collections of one device and format ship, a cell is the mean of their scores.
         """
-        own = [r for r in self._own("time") if r["bucket"] == "all" and r["status"] == "ok"]
-        splits = [s for s in SPLIT_ORDER if any(r["split"] == s for r in own)]
-        lines = [
-            _across([r for r in own if (r["hardware"], r["dtype"]) == pair], splits)
-            for pair in sorted({(r["hardware"], r["dtype"]) for r in own})
-        ]
-        heads = {name: name for name in ("device", "dtype", *splits)}
-        heads |= {key: _COMPACT[key] for key in ("derated_mape", "floor")}
-        parts = [self._section(target, True) for target in _TITLES if target != "time"]
-        if lines:
-            note = (
-                f"Mean error (truths in a hundred that the 90 % interval holds). {_NOTES['time']}"
-            )
-            parts.insert(0, f"**{_TITLES['time']}.** {note}\n\n{_table(lines, heads)}")
+        parts = [self._across(target, second) for target, second in _PIVOTS.items()]
+        parts += [self._section(target, True) for target in _TITLES if target not in _PIVOTS]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _across(self, target: str, second: str) -> str:
+        """Title, note and table of one target, a row for each device and `second` column."""
+        own = [r for r in self._own(target) if r["bucket"] == "all" and r["status"] == "ok"]
+        if not own:
+            return ""
+        splits = [s for s in SPLIT_ORDER if any(r["split"] == s for r in own)]
+        pairs = sorted({(str(r[second]), str(r["hardware"])) for r in own})
+        if target == "time":
+            pairs.sort(key=lambda pair: pair[::-1])
+        lines = [
+            {"device": device, _COMPACT[second]: name}
+            | _across([r for r in own if (str(r[second]), r["hardware"]) == (name, device)], splits)
+            for name, device in pairs
+        ]
+        heads = {name: name for name in ("device", _COMPACT[second], *splits)}
+        heads |= {key: _COMPACT[key] for key in ("derated_mape", "floor")}
+        note = f"Mean error (truths in a hundred inside the 90 % interval). {_NOTES[target]}"
+        return f"**{_TITLES[target]}.** {note}\n\n{_table(lines, heads)}"
 
     def _own(self, target: str) -> list[dict[str, Any]]:
         return [r for r in self.rows if r["target"] == target]
@@ -175,12 +183,13 @@ def _across(rows: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> dict[st
         known = [r[name] for r in rows if r["split"] == split and r[name] is not None]
         return sum(known) / len(known) if known else None
 
-    found: dict[str, Any] = {"device": rows[0]["hardware"], "dtype": rows[0]["dtype"]}
+    found: dict[str, Any] = {}
     for split in splits:
         error, held = mean(split, "mape"), mean(split, "coverage")
         told = "" if held is None else f" ({100 * held:.0f})"
         found[split] = None if error is None else f"{100 * error:.1f} %{told}"
-    return found | {key: mean("unseen_shape", key) for key in ("derated_mape", "floor")}
+    first = "unseen_shape" if "unseen_shape" in splits else "unseen_group"
+    return found | {key: mean(first, key) for key in ("derated_mape", "floor")}
 
 
 def _short(r: Mapping[str, Any]) -> str:
