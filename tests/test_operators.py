@@ -264,6 +264,14 @@ def test_flash_attention_moves_what_standard_attention_moves_less_the_scores():
     assert standard.flops == flash.flops == 4 * 64 * 16 * 1024 * 1024 * 64
 
 
+def test_flash_attention_reaches_the_published_share_of_an_a100():
+    """50 to 73 % of the peak in the forward pass (Dao 2023, arXiv:2307.08691), long sequences."""
+    for length in (8192, 16384):
+        op = rc.Attention(q_len=length, kv_len=length, q_heads=16, batch=16384 // length)
+        p = rc.predict(op, on="a100_sxm")
+        assert p.basis == "learned" and 0.50 <= p.utilisation <= 0.73
+
+
 def test_command_line_takes_fields_and_names_what_is_wrong():
     def run(*words):
         return CliRunner().invoke(app, list(words))
