@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,4 +295,3 @@ def test_command_line_takes_fields_and_names_what_is_wrong():
 def test_ops_are_values():
     a = rc.Attention(q_len=8, kv_len=8, q_heads=2)
     assert isinstance(a, Op) and hash(a) == hash(rc.Attention(q_len=8, kv_len=8, q_heads=2))
-    assert Path(OPS["attention"].split(":")[0]).name == "attention"

@@ -58,6 +58,13 @@ def link_of(hardware: Hardware, kind: str) -> Link:
     )
 
 
+def assumed_links(work: Work, hardware: Hardware) -> str:
+    """Say which link's numbers are assumed, for a reason; "" where all are the device's own."""
+    if "network" in work.links and "network" not in hardware.links:
+        return "; network: InfiniBand NDR (50 GB/s, 5 us) assumed"
+    return ""
+
+
 def _vector_rate(hardware: Hardware) -> float:
     """fp32 operations per second on the lanes."""
     try:

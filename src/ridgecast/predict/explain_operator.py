@@ -98,7 +98,10 @@ def _energy_parts(p: Prediction, device: Hardware) -> tuple[Part, ...]:
     """Idle power times time, and the work."""
     if p.energy is None:
         return ()
-    idle = min((device.idle_power or 0.0) * p.time, p.energy)
+    if device.idle_power is None:
+        why = "idle power of the device is not known, so the whole is not split"
+        return (Part("board", p.energy, 1.0, why),)
+    idle = min(device.idle_power * p.time, p.energy)
     rows = [("idle", idle, "the device switched on"), ("work", p.energy - idle, "the work itself")]
     return tuple(Part(n, v, v / p.energy, why) for n, v, why in rows if v > DUST * p.energy)
 

@@ -28,25 +28,26 @@ from .time_model import Shapes
 if TYPE_CHECKING:
     from .prior import Prior
 
-__all__ = ["KERNELS", "Question", "Times", "answer"]
+__all__ = ["CLOSEST", "KERNELS", "PROBABILITIES", "STRETCH", "Question", "Times", "answer",
+           "reference_of"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 KERNELS = ("library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast", "bound")
-# Measured time over the analytic kernel's, as quantiles at _PROBABILITIES, each device weighing
+# Measured time over the analytic kernel's, as quantiles at PROBABILITIES, each device weighing
 # alike. Derived (benchmarks/analytic_spread.py): "library" from the bf16 tables of nine devices
 # against `kernels.library`; the others from CLBlast SGEMM configurations of six devices against
 # `kernels.clblast`, the only kernels with given tiles that were measured.
-_PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
 ANALYTIC_SPREAD = {
     "library": (0.751, 0.874, 0.960, 1.177, 1.375, 1.761, 2.652, 3.610, 6.608),
     "tiles": (1.032, 1.224, 1.393, 2.021, 2.386, 3.318, 8.767, 11.375, 20.139),
 }
-_CLOSEST = 1.003
+CLOSEST = 1.003
 """Least measured time over its hot bound in the bf16 tables of nine devices (derived; arc_b60)."""
 _UNKNOWN_TRANSFER = (0.25, 4.0)
 """90 % factors of a transfer between formats in a folder that measured none (assumed: about the
 widest that the shipped folder shows)."""
-_STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
+STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Times:
     @classmethod
     def of(cls, time: F64, low: F64, high: F64, bound: F64, basis: str, reason: str) -> Times:
         """Clamp to the bound: nothing is faster than light, and no claim is quite as fast."""
-        time = np.maximum(time, _CLOSEST * bound)
+        time = np.maximum(time, CLOSEST * bound)
         return cls(
             time, np.maximum(low, bound), np.maximum(high, time), bound,
             np.full(len(time), basis, dtype=object), reason,
@@ -117,18 +118,19 @@ def answer(q: Question, shapes: Shapes, config: dict[str, F64], bundle: Bundle) 
 
 def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
     """Transferred from other devices; a what-if keeps the utilisation of the device it changes."""
-    reference = _reference(q.hardware.base_name) or q.hardware
+    reference = reference_of(q.hardware.base_name) or q.hardware
     time, low, high, reason = prior.predict(shapes, q.dtype, reference, q.level)
     if q.hardware != reference or q.cache != "hot":
         ratio = _ratio(q, shapes, reference)
-        grow = np.exp(_STRETCH * np.abs(np.log(ratio))) if q.hardware != reference else 1.0
+        grow = np.exp(STRETCH * np.abs(np.log(ratio))) if q.hardware != reference else 1.0
         time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
         reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
     return Times.of(time, low, high, floor, "transferred", reason)
 
 
 @lru_cache(maxsize=128)
-def _reference(name: str) -> Hardware | None:
+def reference_of(name: str) -> Hardware | None:
+    """Return the catalogue's device of a name, which a what-if is compared with."""
     return get(name) if name in names() else None
 
 
@@ -143,13 +145,13 @@ def _ratio(q: Question, shapes: Shapes, reference: Hardware, cache: Cache = "hot
 def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
     """Measured or learned; transferred where the device was changed by a what-if."""
     model = bundle.time_model(entry)
-    reference = _reference(entry.hardware) or q.hardware
+    reference = reference_of(entry.hardware) or q.hardware
     time, low, high, distance = model.predict(shapes, q.dtype, reference, q.level)
     # before any ratio: a counterfactual starts from the time that it is compared with
     time, low, high, hit = _measured(bundle, entry, shapes, (time, low, high))
     if q.hardware != reference or q.cache != "hot":
         ratio = _ratio(q, shapes, reference)
-        grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+        grow = np.exp(STRETCH * np.abs(np.log(ratio)))
         reason = f"utilisation of {entry.hardware} ({entry.collection}) kept, physics re-predicted"
         return Times.of(
             time * ratio, low * ratio / grow, high * ratio * grow, floor, "transferred", reason
@@ -184,7 +186,7 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     is widened by the shift that such transfers showed (`spread` of the bundle's card).
     """
     model = bundle.time_model(entry)
-    reference = _reference(entry.hardware) or q.hardware
+    reference = reference_of(entry.hardware) or q.hardware
     time, low, high, _ = model.predict(shapes, q.dtype, reference, q.level)
     same = (q.hardware.unit(q.dtype) == q.hardware.unit(entry.dtype)) and (
         shapes.problem(q.dtype).a_size == shapes.problem(entry.dtype).a_size
@@ -226,6 +228,6 @@ def _configured(q: Question, shapes: Shapes, config: dict[str, F64], floor: F64)
 def _analytic(q: Question, time: F64, floor: F64, kernel: str) -> Times:
     spread = ANALYTIC_SPREAD["library" if kernel == "library" else "tiles"]
     tail = (1.0 - q.level) / 2.0
-    fast, middle, slow = np.exp(np.interp((tail, 0.5, 1.0 - tail), _PROBABILITIES, np.log(spread)))
+    fast, middle, slow = np.exp(np.interp((tail, 0.5, 1.0 - tail), PROBABILITIES, np.log(spread)))
     reason = f"physics of the {kernel} kernel; no measurement of it on {q.hardware.name}"
     return Times.of(time * middle, time * fast, time * slow, floor, "analytic", reason)

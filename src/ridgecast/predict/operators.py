@@ -14,7 +14,6 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +23,12 @@ from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
 from ..hardware import Hardware, get, names, resolve
 from ..kernels.bound import Cache, check_cache
+from ..kernels.operator import assumed_links
 from ..ops import op_class
 from ..ops.base import Op, resident_of
 from ..store.tables import Table
 from .bundle import Bundle
+from .ladder import CLOSEST, PROBABILITIES, STRETCH, reference_of
 from .operator_features import Known, known
 from .operator_model import OperatorModel
 from .operator_rows import Part, op_parts
@@ -39,12 +40,9 @@ I64 = npt.NDArray[np.int64]
 # Quantiles of measured over analytic time, at 0.005 0.025 0.05 0.25 0.5 0.75 0.95 0.975 0.995
 # (derived: benchmarks/operator_spread.py, attention, MoE and collectives of nine devices)
 ANALYTIC_SPREAD = (0.644, 0.909, 1.078, 1.566, 2.497, 5.099, 10.429, 16.127, 35.667)
-_PROBABILITIES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
-_STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
 _OTHER_WORDS = 2.0  # 90 % factor of a transfer between formats or variants (assumed)
 _KIN = 3  # devices of a vendor that make a relative (assumed)
 _CHUNK = 16384  # rows at a time, on all cores
-_CLOSEST = 1.003  # no claim is quite as fast as light; as for GEMM
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +64,6 @@ class _Run:
     bundle: Bundle
     level: float
     devices: Mapping[str, Hardware]
-
-
-@lru_cache(maxsize=128)
-def _reference(name: str) -> Hardware | None:
-    return get(name) if name in names() else None
 
 
 def fill_operators(
@@ -134,7 +127,7 @@ def _fill(
     at = rows[good]
     if not len(at):
         return
-    out["status"][at], out["reason"][at] = "ok", found.reason
+    out["status"][at], out["reason"][at] = "ok", found.reason + assumed_links(k.work, device)
     out["time_s"][at], out["bound_s"][at] = found.time[good], k.bound[good]
     out["time_low_s"][at], out["time_high_s"][at] = found.low[good], found.high[good]
     out["basis"][at] = found.basis[good]
@@ -169,7 +162,7 @@ def answer_operator(
                 "measured; leave the column empty"
             )
         return _unmeasured(op, k, device, bundle, level, cache)
-    reference = _reference(model.hardware) or device
+    reference = reference_of(model.hardware) or device
     base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
     time, low, high, place = model.predict(op, base, reference, level)
     basis = np.full(k.rows, "learned", dtype=object)
@@ -195,7 +188,7 @@ def _moved(
     """
     ratio = hot.analytic / base.analytic
     colder = np.maximum(asked.analytic - hot.analytic, 0.0)
-    grow = np.exp(_STRETCH * np.abs(np.log(ratio)))
+    grow = np.exp(STRETCH * np.abs(np.log(ratio)))
     new = time * ratio + colder
     return new, low * ratio / grow + 0.5 * colder, high * ratio * grow + 2.0 * colder
 
@@ -216,7 +209,7 @@ def _unmeasured(
     pooled = bundle.pooled_operator(op.name)
     basis = np.full(k.rows, "analytic", dtype=object)
     if pooled is not None and pooled.knows(op) and _kin(pooled, device):
-        reference = _reference(device.base_name) or device
+        reference = reference_of(device.base_name) or device
         base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
         time, low, high, _ = pooled.predict(op, base, reference, level)
         basis[:] = "transferred"
@@ -226,7 +219,7 @@ def _unmeasured(
         return _clamped(time, low, high, k, basis, reason)
     tail = (1.0 - level) / 2.0
     fast, middle, slow = np.exp(
-        np.interp((tail, 0.5, 1.0 - tail), _PROBABILITIES, np.log(ANALYTIC_SPREAD))
+        np.interp((tail, 0.5, 1.0 - tail), PROBABILITIES, np.log(ANALYTIC_SPREAD))
     )
     reason = f"physics of {op.name}; no measurement of it on {device.name}"
     t = k.analytic
@@ -236,7 +229,7 @@ def _unmeasured(
 def _clamped(
     time: F64, low: F64, high: F64, k: Known, basis: npt.NDArray[np.object_], reason: str
 ) -> Answer:
-    time = np.maximum(time, _CLOSEST * k.bound)
+    time = np.maximum(time, CLOSEST * k.bound)
     low, high = np.maximum(low, k.bound), np.maximum(high, time)
     return Answer(time, np.minimum(low, time), high, basis, reason)
 
@@ -261,6 +254,7 @@ def _power(
     if drawn["power_w"] is None:
         out["reason"][at] += f"; power: {drawn['reason']}"
         return
+    out["reason"][at] += "; power: as a GEMM of these operations and bytes, not checked for this"
     for name in ("power_w", "power_low_w", "power_high_w"):
         out[name][at] = drawn[name]
     limits = (out["time_low_s"][at], out["time_high_s"][at])
