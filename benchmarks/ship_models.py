@@ -6,9 +6,10 @@ The tables come from the installed package aiconfigurator-core: for each device 
 newest vLLM collection, or another engine's where vLLM's holds host time only (fp8_block) or
 nothing (int8, weight-only). The prior is fitted too, unless --prior names one that is done; power
 and CLBlast models are taken over from the shipped folder: other files teach them (`ridgecast
-train --data` rebuilds each). Run again with the same --out, it goes on where it was. Copy DIR over
-src/ridgecast/predict/trained to ship it, but keep the shipped arc_b60 bf16 and b300_sxm nvfp4: fitted
-anew, their off_grid error is above benchmarks/thresholds.json. Takes about 40 minutes on two idle cores.
+train --data` rebuilds each). Run again with the same --out, it goes on where it was. Copy DIR
+over src/ridgecast/predict/trained to ship it, but keep the shipped arc_b60 bf16 and b300_sxm
+nvfp4: fitted anew, their off_grid error is above benchmarks/thresholds.json. Takes about 40
+minutes on two idle cores.
 """
 
 from __future__ import annotations
