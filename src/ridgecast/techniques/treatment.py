@@ -1,0 +1,209 @@
+"""What a technique may change: bits, bytes, operations, launches, residency, overlap, tokens.
+
+Owns `Treatment`, the one record that techniques transform and `scenario` reads, and its pieces.
+Every field is neutral by default. A technique sets fields; gains then come out of the solver.
+Must not know any published gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..dtypes import dtype
+from ..errors import SpecError
+
+__all__ = ["Batching", "KvPolicy", "Placement", "Reduction", "Speculation", "Storage", "Treatment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How numbers are stored, and what it costs to use them.
+
+    `bits` a payload element, one scale of `scale_bits` (and a zero point of `zero_bits`) each
+    `group` elements (0: none that count), a share `outliers` kept apart at `outlier_bits` each
+    (index included), a share `density` of the elements stored with `index_bits` each.
+    `compute` is the format that they are multiplied in ("": the format of the activations),
+    `unpack` lane operations an element to get there (each time it is read), `rebuild`: a
+    full-precision copy of one layer's worth is built in memory first, not in registers.
+    """
+
+    bits: float
+    group: int = 0
+    scale_bits: float = 0.0
+    zero_bits: float = 0.0
+    outliers: float = 0.0
+    outlier_bits: float = 0.0
+    density: float = 1.0
+    index_bits: float = 0.0
+    compute: str = ""
+    unpack: float = 0.0
+    rebuild: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits <= 64:
+            raise SpecError(f"storage.bits: got {self.bits}, need more than 0, at most 64")
+        for name in ("outliers", "density"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise SpecError(f"storage.{name}: got {value}, need a share from 0 to 1")
+
+    @property
+    def bits_each(self) -> float:
+        """Bits an element, scales, zero points, outliers and indices included."""
+        side = (self.scale_bits + self.zero_bits) / self.group if self.group else 0.0
+        kept = self.density * (self.bits + self.index_bits)
+        return kept + side + self.outliers * self.outlier_bits
+
+    @property
+    def bytes_each(self) -> float:
+        """Bytes an element."""
+        return self.bits_each / 8.0
+
+    @classmethod
+    def of(cls, name: str) -> Storage:
+        """Build the storage of a plain format of `dtypes`."""
+        d = dtype(name)
+        unpack = 2.0 if d.weight_only else 0.0
+        return cls(d.bits, d.scale_block, d.scale_bits, compute=d.compute, unpack=unpack)
+
+
+@dataclass(frozen=True, slots=True)
+class KvPolicy:
+    """What of the keys and values is kept, read and where.
+
+    `storage` (None: as the engine stores them). `keep` is the share of tokens whose entries stay,
+    `budget` the most tokens that stay a sequence (0: no limit; both apply). `read` is the share of
+    the kept entries that a decode step reads (selection), found through `index_bytes` a kept token
+    and head. `elements` is what is stored for each original element (low rank; 0.5: one tensor X
+    instead of K and V; sharing between layers), `recompute` says that keys and values are
+    projected again from it at each step. `place` is where the cache lives: "device", "host" or
+    "storage"; `near` is the share of what is read that is found on the device all the same.
+    `attend` is where attention over it is computed: "device" or "host" (or "storage": in it).
+    `shared` is the share of a prompt whose entries are shared by all requests (prefix cache).
+    `page` tokens a page (0: contiguous), `waste` the share of reserved memory that holds nothing.
+    `score_launch`: extra kernels a layer and step that selection or eviction costs.
+    """
+
+    storage: Storage | None = None
+    keep: float = 1.0
+    budget: int = 0
+    read: float = 1.0
+    index_bytes: float = 0.0
+    elements: float = 1.0
+    recompute: bool = False
+    place: str = "device"
+    near: float = 0.0
+    attend: str = "device"
+    shared: float = 0.0
+    page: int = 16
+    waste: float = 0.0
+    score_launch: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where weights live and work is done.
+
+    `device_share` of the weights (None: as many as fit when `spill` is allowed) live on the
+    device, the rest on `tier` ("host", "storage", "cxl"); they are fetched when used, the share
+    `hit` of fetches being found on the device (expert caches, reuse between tokens), and only the
+    share `touched` of them is needed at all (sparse activation). `compute`: "device" fetches them,
+    "host" computes there. `overlap`: fetching runs beside the work of earlier layers.
+    """
+
+    device_share: float | None = 1.0
+    spill: bool = False
+    tier: str = "host"
+    hit: float = 0.0
+    touched: float = 1.0
+    compute: str = "device"
+    overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Several tokens a pass: `verified` positions are checked, `accepted` of them stay on average.
+
+    `accepted` counts the token that the pass itself adds. Drafting costs `draft_share` of a decode
+    pass of the model each of `draft_steps` times (a draft model: its size over the model's), or
+    runs elsewhere at the same time (`parallel`). `memory` are bytes of draft weights as a share of
+    the model's. `draft_read` is the share of the cache that a draft step reads.
+    """
+
+    verified: float = 1.0
+    accepted: float = 1.0
+    draft_share: float = 0.0
+    draft_steps: float = 0.0
+    memory: float = 0.0
+    parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Work that is left out.
+
+    `prefill_density`: share of score blocks computed in prefill; `prompt`: share of the prompt's
+    tokens that is processed after the layer share `prompt_after` (0: from the start); `layers`:
+    share of the layers that run in decode; `neurons`: share of the feed-forward columns used;
+    `steps`: samples' steps of diffusion (share), `calls`: network calls a step (share).
+    """
+
+    prefill_density: float = 1.0
+    prompt: float = 1.0
+    prompt_after: float = 0.0
+    layers: float = 1.0
+    neurons: float = 1.0
+    steps: float = 1.0
+    calls: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests share a device.
+
+    `mode`: "continuous" (a finished request is replaced at once), "static" (a batch ends with its
+    longest). `chunk` tokens of prefill ride on a decode pass (None: as the engine does; 0: prefill
+    runs alone). `overlap`: share of prefill work that hides beside decode (multiplexed units).
+    `prefix_groups`: requests that share a prefix are run together, so that it is read once.
+    """
+
+    mode: str = "continuous"
+    chunk: int | None = None
+    overlap: float = 0.0
+    prefix_groups: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """Everything that techniques have changed about a case; neutral as built.
+
+    `weights` and `experts`: storage of linear layers and of experts (None: the engine's format);
+    `activations`: format of the products where techniques set it. `attention`: "flash" or
+    "standard" (scores through memory). `launches`: kernels launched, as a share of the engine's;
+    `graph`: launches are replayed from a graph (None: as the engine does). `host_overhead`: share
+    of the engine's host time a pass that is left. `comm_overlap`: share of collective time that
+    hides beside compute; `comm_bits`: bits an element that collectives carry. `adapters` low-rank
+    adapters of rank `adapter_rank` served beside the model; `trainable`: share of parameters
+    that are trained (fine-tuning). `extra_flops`: products added a token, as a share of the
+    network's own; `techniques`: names of what was applied, in order.
+    """
+
+    weights: Storage | None = None
+    experts: Storage | None = None
+    activations: str = ""
+    kv: KvPolicy = field(default_factory=KvPolicy)
+    attention: str = "flash"
+    placement: Placement = field(default_factory=Placement)
+    speculation: Speculation = field(default_factory=Speculation)
+    reduction: Reduction = field(default_factory=Reduction)
+    batching: Batching = field(default_factory=Batching)
+    launches: float = 1.0
+    graph: bool | None = None
+    host_overhead: float = 1.0
+    comm_overlap: float = 0.0
+    comm_bits: float = 16.0
+    adapters: int = 0
+    adapter_rank: int = 0
+    trainable: float = 1.0
+    extra_flops: float = 0.0
+    techniques: tuple[str, ...] = ()
