@@ -169,11 +169,11 @@ class Network:
     """Format that the published weights come in."""
 
     def weights(self) -> tuple[Weights, ...]:
-        """All parameters, by kind."""
+        """List all parameters, by kind."""
         raise NotImplementedError
 
     def caches(self) -> tuple[Cache, ...]:
-        """What is kept of a sequence between passes; nothing by default."""
+        """List what is kept of a sequence between passes; nothing by default."""
         return ()
 
     def calls(self, groups: Sequence[Tokens], layout: Layout) -> list[Call]:
@@ -213,7 +213,7 @@ def split(total: int, parts: int, what: str) -> int:
 
 
 def ceil_div(a: Amount, b: float) -> Amount:
-    """a / b, rounded up."""
+    """Divide and round up."""
     return np.ceil(np.asarray(a, np.float64) / b) if isinstance(a, np.ndarray) else -(-a // b)
 
 
