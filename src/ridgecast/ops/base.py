@@ -194,6 +194,8 @@ class Op:
     inexact: ClassVar[tuple[str, ...]] = ()
     """Variants that compute something else than the others, and so are no advice."""
     not_monotone: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
+    """Whether it reads and writes arrays once in order, with little work on each element."""
 
     def __post_init__(self) -> None:
         infos = self.infos()

@@ -37,6 +37,7 @@ class Embedding(Op):
     name: ClassVar[str] = "embedding"
     what: ClassVar[str] = "gather and scatter of table rows, bags, gradients"
     example: ClassVar[str] = "lookups=8192 dim=4096 table_rows=128256"
+    streams: ClassVar[bool] = True
     not_monotone: ClassVar[tuple[str, ...]] = ("bag",)
 
     lookups: int = size("rows that are looked up")

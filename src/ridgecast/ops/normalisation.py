@@ -54,6 +54,7 @@ class Normalisation(Op):
     name: ClassVar[str] = "normalisation"
     what: ClassVar[str] = "layer, RMS, batch and group norm, with residual, forward and backward"
     example: ClassVar[str] = "rows=8192 cols=4096 kind=rms residual=true"
+    streams: ClassVar[bool] = True
 
     rows: int = size("rows (tokens, images)")
     cols: int = size("columns (features, channels)")

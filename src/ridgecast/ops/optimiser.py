@@ -76,6 +76,7 @@ class Optimiser(Op):
     name: ClassVar[str] = "optimiser"
     what: ClassVar[str] = "optimiser steps: SGD, momentum, Adam, 8-bit Adam, Adafactor, Lion"
     example: ClassVar[str] = "parameters=1000000000 variant=adam master=true"
+    streams: ClassVar[bool] = True
     not_monotone: ClassVar[tuple[str, ...]] = ("cols",)
 
     parameters: int = size("parameters", high=2**48)

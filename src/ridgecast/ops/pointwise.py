@@ -39,6 +39,7 @@ class Pointwise(Op):
     name: ClassVar[str] = "pointwise"
     what: ClassVar[str] = "element-wise chains, fused vertically and horizontally or not"
     example: ClassVar[str] = "elements=16777216 ops=5 inputs=2 fused=true"
+    streams: ClassVar[bool] = True
 
     elements: int = size("elements of a tensor", high=2**48)
     ops: int = size("operations of the chain", 1)

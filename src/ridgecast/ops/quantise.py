@@ -36,6 +36,7 @@ class Quantise(Op):
     name: ClassVar[str] = "quantise"
     what: ClassVar[str] = "quantise and dequantise with scales of tensors, rows, groups or formats"
     example: ClassVar[str] = "rows=8192 cols=4096 stored=fp8_e4m3 scaling=row"
+    streams: ClassVar[bool] = True
     not_monotone: ClassVar[tuple[str, ...]] = ("group",)
 
     rows: int = size("rows")

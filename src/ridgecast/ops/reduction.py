@@ -36,6 +36,7 @@ class Reduction(Op):
     name: ClassVar[str] = "reduction"
     what: ClassVar[str] = "sum, maximum, mean, norm, variance of rows or of a whole tensor"
     example: ClassVar[str] = "rows=1 cols=16777216 split=1024 variant=two_stage"
+    streams: ClassVar[bool] = True
 
     rows: int = size("results")
     cols: int = size("elements that become one result")

@@ -48,6 +48,7 @@ class Softmax(Op):
     name: ClassVar[str] = "softmax"
     what: ClassVar[str] = "softmax in three, two or one pass"
     example: ClassVar[str] = "rows=8192 cols=4096 variant=online"
+    streams: ClassVar[bool] = True
 
     rows: int = size("rows")
     cols: int = size("elements of a row")

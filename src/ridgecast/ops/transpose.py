@@ -36,6 +36,7 @@ class Transpose(Op):
     name: ClassVar[str] = "transpose"
     what: ClassVar[str] = "transposes and permutations: tiled, naive, in place"
     example: ClassVar[str] = "rows=8192 cols=8192"
+    streams: ClassVar[bool] = True
 
     rows: int = size("rows")
     cols: int = size("columns")
