@@ -42,7 +42,7 @@ I64 = npt.NDArray[np.int64]
 ANALYTIC_SPREAD = (0.644, 0.909, 1.078, 1.566, 2.497, 5.099, 10.429, 16.127, 35.667)
 # The same of kernels that stream arrays once: static fp8 quantisation on nine devices, two
 # frameworks each (derived: benchmarks/operator_spread.py --streaming)
-STREAMING_SPREAD = (0.350, 0.580, 0.619, 1.052, 1.266, 1.633, 2.452, 2.735, 3.771)
+STREAMING_SPREAD = (0.342, 0.579, 0.621, 1.062, 1.274, 1.648, 2.460, 2.713, 3.832)
 _OTHER_WORDS = 2.0  # 90 % factor of a transfer between formats or variants (assumed)
 _KIN = 3  # devices of a vendor that make a relative (assumed)
 _CHUNK = 16384  # rows at a time, on all cores
