@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import RidgecastError, SpecError, unknown_name
-from . import calibrating, lookup, measuring, predicting, studying, training
+from . import calibrating, claiming, lookup, measuring, predicting, studying, training
 from .output import USAGE, exit_code
 
 __all__ = ["app"]
@@ -84,6 +84,7 @@ app.command("calibrate")(calibrating.calibrate)
 app.command("study")(studying.study)
 app.command("train")(training.train)
 app.command("accuracy")(training.accuracy)
+app.command("claims")(claiming.claims)
 app.command("hardware")(lookup.hardware)
 app.command("ops")(lookup.ops)
 app.command("doctor")(lookup.doctor)

@@ -1,0 +1,113 @@
+"""The command `claims`: what the literature claims, recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SpecError, unknown_name
+from .options import Json
+from .output import write_json
+
+if TYPE_CHECKING:
+    from ..claims import Checked, Line
+
+__all__ = ["claims"]
+
+
+def claims(
+    work: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="One work, in detail.", show_default=False),
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(help="Only these: reproduced, direction only, contradicted, not modelled."),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Only these, such as attention or moe.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Recompute what published works claim: published, recomputed, where, verdict."""
+    from ..claims import check
+
+    if work is not None:
+        found = check(work)
+        return write_json([found.to_dict()]) if json else _show_work(found)
+    checked = _chosen(verdict, domain)
+    if json:
+        return write_json([one.to_dict() for one in checked])
+    return _show_all(checked, all_shown=verdict is not None)
+
+
+def _known(option: str, got: str, allowed: Sequence[str]) -> str:
+    if got not in allowed:
+        raise SpecError(unknown_name(option, got, allowed))
+    return got
+
+
+def _chosen(verdict: str | None, domain: str | None) -> list[Checked]:
+    """Run the works that are asked for, and keep those with the verdict."""
+    from ..claims import check_all, works
+    from ..claims.verdict import VERDICTS
+
+    if verdict is not None:
+        verdict = _known("verdict", verdict.replace("-", " ").replace("_", " "), VERDICTS)
+    if domain is not None:
+        _known("domain", domain, sorted({entry.domain for entry in works()}))
+    ids = [entry.id for entry in works() if domain in (None, entry.domain)]
+    return [one for one in check_all(ids) if verdict in (None, one.verdict)]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "holds" if value else "does not hold"
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:.4g}" for end in value)
+    return "" if value is None else f"{value:.4g}"
+
+
+def _row(line: Line) -> dict[str, str]:
+    unit = f" {line.unit}" if line.unit else ""
+    return {
+        "figure": line.metric,
+        "published": _number(line.published) + unit if line.published is not None else "",
+        "recomputed": _number(line.recomputed),
+        "where": line.at,
+        "verdict": line.verdict,
+    }
+
+
+def _show_all(checked: Sequence[Checked], *, all_shown: bool) -> None:
+    from ..claims.verdict import NOT_MODELLED, VERDICTS
+    from .render import print_rows, print_text
+
+    rows = []
+    for one in checked:
+        if one.headline is not None and (all_shown or one.verdict != NOT_MODELLED):
+            rows.append({"work": one.id, **_row(one.headline)})
+    if rows:
+        print_rows(rows)
+    counts = {name: sum(one.verdict == name for one in checked) for name in VERDICTS}
+    print_text(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    if counts[NOT_MODELLED] and not all_shown:
+        print_text("`ridgecast claims --verdict not-modelled` lists the rest, and ID says why.")
+
+
+def _show_work(one: Checked) -> None:
+    from .render import print_rows, print_text
+
+    entry = one.work
+    source = f" ({entry.source})" if entry.source else ""
+    print_text(f"{entry.title}{source}")
+    print_text(f"{entry.kind}, {entry.domain}: {entry.mechanism}")
+    rows = [{**_row(line), "why": line.why} for line in one.figures]
+    if rows:
+        print_rows(rows)
+    for line in one.figures:
+        if line.range:
+            print_text(f"{line.metric}: over {line.range}")
+    print_text(f"{one.verdict}: {one.why}" if one.why else one.verdict)
