@@ -35,6 +35,7 @@ IMPORTERS: dict[str, str] = {
     "aiconfigurator_moe": "ridgecast.store.importers.aiconfigurator_ops:MOE",
     "aiconfigurator_nccl": "ridgecast.store.importers.aiconfigurator_ops:NCCL",
     "aiconfigurator_all_reduce": "ridgecast.store.importers.aiconfigurator_ops:ALL_REDUCE",
+    "aiconfigurator_serving": "ridgecast.store.importers.aiconfigurator_serving:SERVING",
     "consensus": "ridgecast.store.importers.consensus:CONSENSUS",
     "consensus_long": "ridgecast.store.importers.consensus:LONG",
     "kernel_tuner": "ridgecast.store.importers.kernel_tuner:PARQUET",
