@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ridgecast.errors import NoDataError
+from ridgecast.hardware import get
 from ridgecast.store import import_files, write_table
 from ridgecast.store.importers import import_report
 
@@ -110,8 +111,48 @@ def test_bad_rows_are_kept_and_marked_and_unknown_ops_are_refused(tmp_path):
     assert not out["valid"].any()
     assert "q_len is not a whole number" in out["reason"][0]
     assert "unknown dtype" in out["reason"][1]
-    with pytest.raises(NoDataError, match="op mla_context is not imported yet"):
-        imported(tmp_path, attention("mla_context"))
+    with pytest.raises(NoDataError, match="op msa_context is not imported yet"):
+        imported(tmp_path, attention("msa_context"))
+
+
+def latent(op, **columns):
+    fixed = {"framework": "TRTLLM", "version": "1.3.0rc20", "kernel_source": "default",
+             "mla_dtype": "bfloat16", "kv_cache_dtype": ["bfloat16", "fp8"], "num_heads": 32,
+             "batch_size": 4, "isl": 1, "tp_size": 4, "step": [127, 2047]}  # fmt: skip
+    return raw(op, **{**fixed, **columns})
+
+
+def test_latent_attention_is_absorbed_in_decode_and_expanded_in_prefill(tmp_path):
+    out = imported(tmp_path, latent("mla_generation"))
+    assert out["shared_kv"].all() and out["valid"].all() and set(out["kv_heads"]) == {1}
+    assert out["q_heads"].tolist() == [32, 32] and out["kv_len"].tolist() == [128, 2048]
+    assert (out["head_dim"][0], out["v_head_dim"][0]) == (512 + 64, 512)
+    assert out["dtype"].tolist() == out["kv_dtype"].tolist() == ["bf16", "fp8_e4m3"]
+    out = imported(tmp_path, latent("mla_context", isl=[128, 2048], step=[0, 0]))
+    assert not out["shared_kv"].any() and set(out["kv_heads"]) == {32}
+    assert (out["head_dim"][0], out["v_head_dim"][0]) == (128 + 64, 128)
+    assert out["q_len"].tolist() == out["kv_len"].tolist() == [128, 2048]
+    hopper = latent("mla_generation", framework="SGLang", kernel_source="flash_attention")
+    assert imported(tmp_path, hopper)["dtype"].tolist() == ["bf16", "bf16"]  # turns fp8 into bf16
+    hopper = latent("mla_context", framework="SGLang", kernel_source="flash_attention")
+    assert not imported(tmp_path, hopper)["valid"].any()
+    with pytest.raises(NoDataError, match="mla_context_module is not imported"):
+        imported(tmp_path, latent("mla_context_module"))
+
+
+def test_latent_attention_never_beats_the_memory():
+    pytest.importorskip("aiconfigurator_core")
+    from ridgecast.store.importers.aiconfigurator_core import files
+
+    for device, bandwidth in (("h200_sxm", 4.8e12), ("gb200", 8e12)):
+        t = import_files(files(f"{device}/mla/trtllm/*/generation_mla_perf.parquet"))
+        cached = np.where(t["kv_dtype"] == "bf16", 2.0, 1.0) * 576 * t["batch"] * t["kv_len"]
+        rate = (cached / t["time_s"])[t["time_s"] > 2e-4].max()
+        assert 0.8 * bandwidth < rate < bandwidth
+        flops = 2.0 * t["batch"] * t["q_heads"] * t["kv_len"] * (576 + 512) / t["time_s"]
+        narrow = t["dtype"] == "fp8_e4m3"
+        peak = get(device).rates["bf16"]
+        assert flops[~narrow].max() < peak and (device != "gb200" or flops[narrow].max() > peak)
 
 
 @pytest.mark.skipif(not SILICON.exists(), reason="needs the shared measurements")

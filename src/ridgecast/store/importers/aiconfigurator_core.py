@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import MissingExtraError, NoDataError, unknown_name
 
-__all__ = ["PREFIX", "CoreTable", "expand", "tables"]
+__all__ = ["PREFIX", "CoreTable", "expand", "files", "tables"]
 
 PREFIX = "aiconfigurator-core"
 
@@ -32,9 +32,16 @@ def tables(root: Path | None = None) -> tuple[CoreTable, ...]:
 
     Raises MissingExtraError when it is not installed.
     """
-    data = (root or _root()) / "systems" / "data"
-    found = sorted(data.glob("*/gemm/*/*/gemm_perf.parquet"))
+    found = files("*/gemm/*/*/gemm_perf.parquet", root)
     return tuple(CoreTable(p.parts[-5], p.parts[-3], p.parts[-2], p) for p in found)
+
+
+def files(pattern: str, root: Path | None = None) -> list[Path]:
+    """Files of the package by a pattern device/family/framework/version/name, sorted.
+
+    Raises MissingExtraError when it is not installed.
+    """
+    return sorted(((root or _root()) / "systems" / "data").glob(pattern))
 
 
 def _root() -> Path:

@@ -1,4 +1,4 @@
-"""AIConfigurator's measured tables of attention, mixtures of experts and collectives.
+"""AIConfigurator's measured tables of attention (also latent), experts and collectives.
 
 Source: github.com/ai-dynamo/aiconfigurator, Apache-2.0: Parquet, one file a device, framework and
 version, `latency` in ms. Rows come out under the field names of our operations. What their columns
@@ -18,9 +18,12 @@ from ..schema import add_reason, canonical, invalidate, validate
 from ..tables import Table, length, map_text, numeric
 from .base import Importer, Request, devices, dtypes
 
-__all__ = ["ALL_REDUCE", "ATTENTION", "MOE", "NCCL"]
+__all__ = ["ALL_REDUCE", "ATTENTION", "LATENT", "MOE", "NCCL"]
 
 _PHASES = {"context_attention": "context", "generation_attention": "generation"}
+_LATENT = {"mla_context": "context", "mla_generation": "generation"}
+# DeepSeek-V3 and Kimi-K2: latent, rotated part, and a head's unrotated part and value
+_RANK, _ROPE, _NOPE, _VALUE = 512, 64, 128, 128
 # format of a table -> formats of the products and of the weights
 _MOE_DTYPES = {
     "w4a16_mxfp4": ("bf16", "mxfp4"),
@@ -58,6 +61,48 @@ def attention(table: Table, request: Request) -> Table:
         kv_dtype=dtypes(table["kv_cache_dtype"]), causal=np.ones(len(isl), dtype=bool),
     )  # fmt: skip
     _need_sizes(out, ("q_len", "kv_len", "q_heads", "kv_heads", "head_dim"))
+    return validate(out)
+
+
+def latent(table: Table, request: Request) -> Table:
+    """Canonical rows of latent attention (MLA) of the sizes of DeepSeek-V3 and Kimi-K2.
+
+    Attention alone, with its rotation and the write to the cache; the projections on either side
+    are other tables. Generation: absorbed, `num_heads` queries of 576 share one latent, of
+    which 512 are the value, over step + 1 keys; read so, the fastest rows move 95 % of the memory
+    bandwidth of an H100 and an H200, 89 % of a GB200's. Context: expanded, heads of 192 and
+    values of 128, causal; read so, the fastest reach 62 % of an H200's bf16 rate and 70 % of a
+    B300's. `num_heads` are those of one device: time is linear in it, whatever `tp_size`.
+
+    TensorRT-LLM from 1.3 and its kernels inside SGLang multiply in fp8 where the cache is fp8: on
+    Blackwell such rows reach 1.3 times the bf16 rate, on an H200 more than any bf16 row. Their
+    dtype is fp8. SGLang's own kernels on Hopper turn fp8 into bf16 (a tenth of the rate).
+
+    Not taken: context rows of SGLang on Hopper and of its Triton kernels, which attend in the
+    latent space at three to eight times the time of the expanded form; `mla_context_module` and
+    `mla_generation_module`, which time the projections of the layer together with attention, and
+    the `wideep` tables, which do so too; `mla_bmm`, which is batched GEMM.
+    """
+    phase = _known(table, "op_name", _LATENT)
+    step, isl = numeric(table, "step")[0], numeric(table, "isl")[0]
+    decode, heads = phase == "generation", numeric(table, "num_heads")[0]
+    kv_dtype = dtypes(table["kv_cache_dtype"])
+    source = map_text(table["kernel_source"], str)
+    own = map_text(table["framework"], str.upper) == "TRTLLM"
+    new = ~map_text(table["version"], lambda v: v.startswith("1.0.")).astype(bool)
+    narrow = (kv_dtype == "fp8_e4m3") & ((own & new) | (source == "trtllm_mla"))
+    computed = np.where(narrow, kv_dtype, dtypes(table["mla_dtype"])).astype(object)
+    out = _rows(
+        table, request, op="attention", phase=phase, dtype=computed, kv_dtype=kv_dtype,
+        batch=table["batch_size"], q_len=isl, kv_len=isl + step, q_heads=heads,
+        kv_heads=np.where(decode, 1.0, heads),
+        head_dim=np.where(decode, _RANK + _ROPE, _NOPE + _ROPE),
+        v_head_dim=np.where(decode, _RANK, _VALUE), shared_kv=decode,
+        causal=np.ones(len(isl), dtype=bool),
+    )  # fmt: skip
+    _need_sizes(out, ("q_len", "kv_len", "q_heads"))
+    slow = ~decode & np.isin(source.astype(str), ("flash_attention", "triton"))
+    invalidate(out, slow, "attends in the latent space, many times slower than expanded")
     return validate(out)
 
 
@@ -193,6 +238,12 @@ ATTENTION = _importer(
     "AIConfigurator attention tables (Parquet)",
     "batch_size isl step num_heads num_key_value_heads head_dim attn_dtype kv_cache_dtype",
     attention,
+)
+LATENT = _importer(
+    "aiconfigurator_mla",
+    "AIConfigurator latent attention (MLA) tables (Parquet)",
+    "batch_size isl step num_heads mla_dtype kv_cache_dtype",
+    latent,
 )
 MOE = _importer(
     "aiconfigurator_moe",
