@@ -1,1 +1,32 @@
-"""Placeholder."""
+"""Models on machines under traffic: memory, batch that fits, latency, power, energy and cost.
+
+Owns formats by role, the lowering of calls to predictions, memory, engines and the solver. Gains of
+techniques come out here: they change the work, and the solver finds what follows.
+"""
+
+from .case import Answer, Scenario, Traffic
+from .engine import Engine, engine, engine_names
+from .formats import Formats, formats_of
+from .host import Host
+from .passes import Machine, Pass, run_pass
+from .solve import Points, evaluate, largest_batch, memory_at, solve_points
+
+__all__ = [
+    "Answer",
+    "Engine",
+    "Formats",
+    "Host",
+    "Machine",
+    "Pass",
+    "Points",
+    "Scenario",
+    "Traffic",
+    "engine",
+    "engine_names",
+    "evaluate",
+    "formats_of",
+    "largest_batch",
+    "memory_at",
+    "run_pass",
+    "solve_points",
+]

@@ -1,0 +1,91 @@
+"""Serving engines: what software adds to the work of a network. Facts and fitted numbers.
+
+Owns reading `engines.toml` (each number with its kind and source) into `Engine`. Knows no network.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpecError, unknown_name
+
+__all__ = ["Engine", "engine", "engine_names", "engine_sources"]
+
+_FILE = Path(__file__).with_name("engines.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an engine does and costs; times in s, memory in B.
+
+    `chunk` tokens of prefill a pass at most (0: no limit), `mixed`: prefill and decode share a
+    pass. `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
+    `eager_launch` host time a kernel where no graph is replayed (`graph`: decode replays one).
+    `decode_factor` and `prefill_factor` scale what the device takes against kernels timed alone,
+    `stall` the share of a prefill that delays running decodes; `queue` how many of the prefills of
+    the other sequences a request waits for, as a share; `request_host` host time of a request
+    before its first pass. `context`, `workspace`, `communication`: bytes kept besides; `*_spread`:
+    their standard deviation as a share. `page` tokens a page of cache; `memory_share` of the device
+    may be used. `expert_skew`: exponent of the power law by which tokens spread over experts.
+    """
+
+    name: str
+    title: str = ""
+    chunk: int = 8192
+    mixed: bool = True
+    graph: bool = True
+    page: int = 16
+    memory_share: float = 0.9
+    pass_host: float = 0.0
+    layer_host: float = 0.0
+    eager_launch: float = 0.0
+    decode_factor: float = 1.0
+    prefill_factor: float = 1.0
+    stall: float = 1.0
+    queue: float = 0.0
+    request_host: float = 0.0
+    context: float = 0.0
+    workspace: float = 0.0
+    communication: float = 0.0
+    fragmentation: float = 0.0
+    activation_spread: float = 0.0
+    fixed_spread: float = 0.0
+    expert_skew: float = 0.0
+
+
+@lru_cache(maxsize=1)
+def _tables() -> Mapping[str, Mapping[str, Any]]:
+    with _FILE.open("rb") as file:
+        return tomllib.load(file)
+
+
+def engine_names() -> list[str]:
+    """Names of all engine profiles."""
+    return sorted(name for name in _tables() if name != "all")
+
+
+def engine(name: str) -> Engine:
+    """Look up a profile. Raises SpecError with the nearest three names."""
+    tables = _tables()
+    key = name.strip().lower().replace("-", "").replace("_", "")
+    key = {"tensorrtllm": "trtllm", "huggingface": "hf", "transformers": "hf"}.get(key, key)
+    if key not in tables or key == "all":
+        raise SpecError(unknown_name("engine", name, engine_names()))
+    merged = {**tables["all"], **tables[key]}
+    known = {f.name for f in fields(Engine)}
+    values = {k: v["value"] if isinstance(v, dict) else v for k, v in merged.items()}
+    strange = sorted(set(values) - known)
+    if strange:
+        raise SpecError(f"engines.toml: {key}: unknown field {strange[0]}")
+    return Engine(name=key, **values)
+
+
+def engine_sources(name: str) -> dict[str, dict[str, Any]]:
+    """Every number of a profile with its kind and source."""
+    merged = {**_tables()["all"], **_tables()[engine(name).name]}
+    return {k: v for k, v in merged.items() if isinstance(v, dict)}

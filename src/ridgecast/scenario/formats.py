@@ -1,0 +1,118 @@
+"""Which number format each part of a network is stored and computed in.
+
+Owns the choice from what was asked (`dtype`), what the published weights come in, and what
+techniques set. Knows no time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..dtypes import DTYPES, dtype
+from ..errors import InfeasibleError
+from ..hardware import Hardware
+from ..models.network import Network
+from ..techniques.treatment import Storage, Treatment
+
+__all__ = ["Formats", "formats_of"]
+
+_LOW_BIT = {"linear", "expert"}
+WIDE = "bf16"
+_INSTEAD = {  # what a device without the wanted unit may take: same bits first, then more
+    "nvfp4": ("mxfp4", "fp8_e4m3", "int4_wo", "int8"),
+    "mxfp4": ("nvfp4", "fp8_e4m3", "int4_wo", "int8"),
+    "fp8_e4m3": ("int8", "int8_wo", "bf16", "fp16"),
+    "fp8_block": ("int8", "int8_wo", "bf16", "fp16"),
+    "bf16": ("fp16", "fp32"),
+    "int8": ("fp8_e4m3", "int8_wo", "bf16", "fp16"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Formats of one run.
+
+    `wide` is the 16-bit format of activations, norms and what is not quantised; `linear` and
+    `expert` name the formats of the products, `linear_storage` and `expert_storage` are what is
+    stored (equal to the format unless a technique says otherwise). `kv` is what the cache stores,
+    `kv_dtype` the plain format next to it that attention kernels are known in.
+    """
+
+    wide: str
+    linear: str
+    expert: str
+    linear_storage: Storage
+    expert_storage: Storage
+    kv: Storage
+    kv_dtype: str
+
+    def storage(self, role: str) -> Storage:
+        """How weights of a role are stored."""
+        if role == "linear":
+            return self.linear_storage
+        return self.expert_storage if role == "expert" else Storage.of(self.wide)
+
+    def compute(self, role: str) -> str:
+        """Format whose multiplier works for a role."""
+        return {"linear": self.linear, "expert": self.expert}.get(role, self.wide)
+
+
+def formats_of(
+    network: Network,
+    hardware: Hardware,
+    asked: str = "",
+    *,
+    kv: str = "",
+    experts: str = "",
+    treatment: Treatment | None = None,
+) -> Formats:
+    """Choose the formats of a network on a device; `asked` "" takes the published one.
+
+    `asked` is the format of linear layers and experts (`experts`: of experts only), `kv` that of
+    the cache. Raises InfeasibleError for a format that the device does not multiply, naming those
+    that it does; SpecError for an unknown format.
+    """
+    t = treatment or Treatment()
+    wide = WIDE if hardware.supports(WIDE) else ("fp16" if hardware.supports("fp16") else "fp32")
+    native = network.native_dtype or wide
+    linear = _supported(asked or native, hardware, bool(asked), wide)
+    own = getattr(network, "expert_dtype", "") or native
+    expert = _supported(experts or asked or own, hardware, bool(experts or asked), wide)
+    linear_storage, expert_storage = Storage.of(linear), Storage.of(expert)
+    if t.weights is not None:
+        linear, linear_storage = _treated(t.weights, wide, hardware), t.weights
+    if t.experts is not None:
+        expert, expert_storage = _treated(t.experts, wide, hardware), t.experts
+    if t.activations:
+        linear = expert = _supported(t.activations, hardware, True, wide)
+    stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
+    near = min(("fp8_e4m3", wide), key=lambda d: abs(dtype(d).bits - stored.bits_each))
+    return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near)
+
+
+def _treated(storage: Storage, wide: str, hardware: Hardware) -> str:
+    """Name the format whose products a stored format takes part in, or its exact twin."""
+    for name, d in DTYPES.items():
+        twin = Storage.of(name)
+        same = (twin.bits, twin.group, twin.scale_bits) == (
+            storage.bits, storage.group, storage.scale_bits + storage.zero_bits)  # fmt: skip
+        if d.weight_only and same and storage.outliers == 0 and storage.density == 1:
+            return name if hardware.supports(name) else wide
+    return _supported(storage.compute or wide, hardware, False, wide)
+
+
+def _supported(name: str, hardware: Hardware, asked: bool, wide: str) -> str:
+    """Return the format if the device multiplies it; else, if it was not asked for, 16 bits."""
+    d = dtype(name)
+    if d.name == "mxfp4":  # weights of gpt-oss: multiplied in 16 bits where there is no unit
+        return d.name
+    if hardware.supports(d):
+        return d.name
+    if not asked:
+        return wide
+    can = [n for n in _INSTEAD.get(d.name, ()) if hardware.supports(n)]
+    raise InfeasibleError(
+        f"dtype: {hardware.name} does not multiply {d.name}; it multiplies "
+        f"{', '.join(hardware.rates)}. Use {' or '.join(can[:3]) or wide} instead"
+        + (", or a weight-only format (int4_wo)" if "int4_wo" not in can else "")
+    )

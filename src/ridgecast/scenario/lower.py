@@ -1,0 +1,354 @@
+"""From the calls of a network to times: formats given, treatments applied, one table predicted.
+
+Owns how a call becomes rows of the batch table, and how work that no model was trained on keeps
+the utilisation of its nearest relative:
+
+    time = time of the relative * analytic(asked) / analytic(relative)
+
+so that a technique changes bytes and operations, and never multiplies a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dtypes import dtype
+from ..errors import NoDataError, SpecError
+from ..hardware import Hardware
+from ..kernels.operator import analytic_time
+from ..models.network import Amount, Call
+from ..ops import op_class
+from ..ops.base import Work
+from ..predict import predict_table
+from ..techniques.treatment import Storage, Treatment
+from .formats import Formats
+
+__all__ = ["Timed", "gemm_work", "time_calls"]
+
+F64 = npt.NDArray[np.float64]
+BASES = ("measured", "learned", "transferred", "analytic", "bound")
+_ROWS = 64  # rows of a block that converts weights once: Marlin's largest (arXiv:2408.11743, 3)
+_STRETCH = 0.25  # 90 % factor of a change by physics: |log ratio| * this (as predict.ladder)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Calls with their times on one device: arrays [calls, points].
+
+    `time`, `low`, `high` [s] are of all repetitions of a call in a pass, `energy` [J] likewise
+    (NaN where the power is not known), `count` the repetitions. `basis` holds indices of BASES.
+    """
+
+    calls: tuple[Call, ...]
+    count: F64
+    time: F64
+    low: F64
+    high: F64
+    energy: F64
+    basis: npt.NDArray[np.int64]
+    limiter: npt.NDArray[np.object_]
+    reasons: tuple[str, ...] = ()
+
+    def total(self, parts: Sequence[str] | None = None) -> tuple[F64, F64, F64]:
+        """Seconds [points] of the calls, one after another: time, low, high.
+
+        Errors of one model are alike from call to call, so the ends of the intervals add.
+        """
+        chosen = [i for i, c in enumerate(self.calls) if parts is None or c.part in parts]
+        return tuple(a[chosen].sum(axis=0) for a in (self.time, self.low, self.high))  # type: ignore[return-value]
+
+    def by_part(self) -> dict[str, F64]:
+        """Seconds [points] by part of the network."""
+        out: dict[str, F64] = {}
+        for i, call in enumerate(self.calls):
+            out[call.part] = out.get(call.part, 0.0) + self.time[i]
+        return out
+
+    def weakest(self) -> tuple[str, float]:
+        """Weakest basis that carries any time, and its share of the total, of all points."""
+        total = max(float(self.time.sum()), 1e-300)
+        for index in range(len(BASES) - 1, -1, -1):
+            share = float(self.time[self.basis == index].sum()) / total
+            if share > 0.0:
+                return BASES[index], share
+        return "analytic", 1.0
+
+    def shares(self) -> dict[str, float]:
+        """Share of the time that stands on each basis."""
+        total = max(float(self.time.sum()), 1e-300)
+        found = {b: float(self.time[self.basis == i].sum()) / total for i, b in enumerate(BASES)}
+        return {b: s for b, s in found.items() if s > 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One call in the terms of the batch table; `ratio` [points] carries it to what was asked."""
+
+    op: str
+    fields: dict[str, Any]
+    words: dict[str, str]
+    ratio: Amount = 1.0
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    hardware: Hardware
+    formats: Formats
+    treatment: Treatment
+    skew: tuple[str, float] = ("balanced", 1.0)
+    collections: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def time_calls(  # noqa: PLR0913 (all but the first four are options)
+    calls: Sequence[Call],
+    hardware: Hardware,
+    formats: Formats,
+    treatment: Treatment | None = None,
+    *,
+    skew: tuple[str, float] = ("balanced", 1.0),
+    collections: Mapping[str, str] | None = None,
+    model: str | Path | None = None,
+    level: float = 0.9,
+) -> Timed:
+    """Predict all calls of a pass with one table. Arrays in their fields are points.
+
+    `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
+    measured collection to use by op. Raises NoDataError for a call that nothing can answer.
+    """
+    case = _Case(hardware, formats, treatment or Treatment(), skew, collections or {})
+    calls = [c for c in calls if np.any(np.asarray(c.count) > 0)]
+    rows = [_row(call, case) for call in calls]
+    points = _points(calls, rows)
+    table = _table(rows, points, case)
+    found = predict_table(
+        table, model=model, level=level, hardware={hardware.name: hardware}
+    )  # fmt: skip
+    _refuse(found, calls, points)
+    shape = (len(calls), points)
+    count = np.stack([np.broadcast_to(np.asarray(c.count, float), (points,)) for c in calls])
+    ratio = np.stack([np.broadcast_to(np.asarray(r.ratio, float), (points,)) for r in rows])
+    stretch = np.exp(_STRETCH * np.abs(np.log(np.maximum(ratio, 1e-12))))
+    scale = count * ratio
+    codes = {b: i for i, b in enumerate(BASES)}
+    basis = np.array([codes.get(b, 3) for b in found["basis"].tolist()]).reshape(shape)
+    changed = np.array([r.changed for r in rows])[:, None] & (basis < 2)
+    return Timed(
+        tuple(calls), count,
+        found["time_s"].reshape(shape) * scale,
+        found["time_low_s"].reshape(shape) * scale / stretch,
+        found["time_high_s"].reshape(shape) * scale * stretch,
+        found["energy_j"].reshape(shape) * scale,
+        np.where(changed, 2, basis), found["limiter"].reshape(shape),
+        tuple(dict.fromkeys(str(r) for r in found["reason"][:: max(points, 1)].tolist())),
+    )  # fmt: skip
+
+
+def _points(calls: Sequence[Call], rows: Sequence[_Row]) -> int:
+    sizes = {np.size(v) for r in rows for v in (*r.fields.values(), r.ratio)}
+    sizes |= {np.size(c.count) for c in calls}
+    sizes -= {1}
+    if len(sizes) > 1:
+        raise SpecError(f"points: fields have {sorted(sizes)} values; they must agree")
+    return sizes.pop() if sizes else 1
+
+
+def _table(rows: Sequence[_Row], points: int, case: _Case) -> dict[str, Any]:
+    """Columns of the batch table, one row a call and point."""
+    names = list(dict.fromkeys(n for r in rows for n in r.fields))
+    words = list(dict.fromkeys(n for r in rows for n in r.words))
+    out: dict[str, Any] = {
+        "op": np.repeat(np.array([r.op for r in rows], dtype=object), points),
+        "hardware": np.full(len(rows) * points, case.hardware.name, dtype=object),
+    }
+    for name in words:
+        column = np.array([r.words.get(name, "") for r in rows], dtype=object)
+        out[name] = np.repeat(column, points)
+    for name in names:
+        cells = [np.broadcast_to(np.asarray(r.fields.get(name, np.nan), np.float64), (points,))
+                 for r in rows]  # fmt: skip
+        out[name] = np.concatenate(cells) if cells else np.zeros(0)
+    if case.collections:
+        chosen = [case.collections.get(r.op, "") for r in rows]
+        out["collection"] = np.repeat(np.array(chosen, dtype=object), points)
+    return out
+
+
+def _refuse(found: Mapping[str, Any], calls: Sequence[Call], points: int) -> None:
+    bad = np.flatnonzero(found["status"] != "ok")
+    if len(bad):
+        call = calls[int(bad[0]) // points]
+        raise NoDataError(f"{call.part} ({call.op}): {found['reason'][bad[0]]}")
+
+
+# ------------------------------------------------------------------ from calls to rows
+
+
+def _row(call: Call, case: _Case) -> _Row:
+    """Give formats by role, and apply what the treatment does to the work."""
+    if call.op == "gemm":
+        return _gemm(call, case)
+    if call.op == "moe":
+        return _moe(call, case)
+    if call.op == "attention":
+        return _attention(call, case)
+    fields, words = _sorted_out(call)
+    if call.op == "collective":
+        fields["bytes"] = np.maximum(fields["bytes"] * (case.treatment.comm_bits / 16.0), 1.0)
+    if "dtype" in op_class(call.op).infos() and "dtype" not in words:
+        words["dtype"] = case.formats.wide
+    return _Row(call.op, fields, words)
+
+
+def _sorted_out(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
+    """Numbers and words of a call's fields."""
+    fields = {k: v for k, v in call.fields.items() if not isinstance(v, str | bool)}
+    words = {k: str(v).lower() for k, v in call.fields.items() if isinstance(v, str | bool)}
+    return fields, words
+
+
+def gemm_work(
+    m: Amount, n: Amount, k: Amount, compute: str, storage: Storage, wide: str = "bf16"
+) -> Work:
+    """Operations and bytes of activations [m, k] times stored weights [k, n].
+
+    Weights are converted once for each block of 64 rows; outliers are multiplied on the lanes;
+    `rebuild` writes a 16-bit copy of the weights and reads it again.
+    """
+    m, n, k = (np.asarray(x, np.float64) for x in (m, n, k))
+    cells = n * k
+    product = compute if not dtype(compute).weight_only else dtype(compute).compute
+    passes = np.ceil(m / _ROWS)
+    lanes = storage.unpack * cells * passes * storage.density + 2.0 * m * cells * storage.outliers
+    inputs = dtype(product if dtype(product).bits >= 8 else wide).bytes_of(1.0)
+    read = inputs * m * k + storage.bytes_each * cells
+    written = 2.0 * m * n
+    if storage.rebuild:
+        read, written = read + 2.0 * cells, written + 2.0 * cells
+    launches = 2.0 if storage.rebuild else 1.0
+    return Work({product: 2.0 * m * cells, "vector": lanes}, read, written, launches=launches)
+
+
+def _same(storage: Storage, name: str) -> bool:
+    """Whether a storage is just that of a format, with nothing that changes its work."""
+    plain = Storage.of(name)
+    return replace(storage, compute="", unpack=0.0) == replace(plain, compute="", unpack=0.0)
+
+
+def _twin(storage: Storage, name: str) -> bool:
+    """Whether a format's own kernels do the work of this storage."""
+    d = dtype(name)
+    joined = replace(storage, scale_bits=storage.scale_bits + storage.zero_bits, zero_bits=0.0)
+    return _same(joined, name) if d.weight_only else _same(storage, name)
+
+
+def _gemm(call: Call, case: _Case) -> _Row:
+    fields, words = _sorted_out(call)
+    f, name = case.formats, case.formats.compute(call.role)
+    name = _no_unit(name, case)
+    words["dtype"] = name
+    storage = f.storage(call.role)
+    if _twin(storage, name):
+        return _Row("gemm", fields, words)
+    base = Storage.of(name)
+    m, n, k = (fields[x] for x in ("m", "n", "k"))
+    asked = analytic_time(gemm_work(m, n, k, name, storage, f.wide), case.hardware, "cold")
+    known = analytic_time(gemm_work(m, n, k, name, base, f.wide), case.hardware, "cold")
+    return _Row("gemm", fields, words, asked / known, True)
+
+
+def _no_unit(name: str, case: _Case) -> str:
+    """mxfp4 products run in 16 bits where the device has no unit for them."""
+    if name == "mxfp4" and not case.hardware.supports("mxfp4"):
+        return "int4_wo"
+    return name
+
+
+def _moe(call: Call, case: _Case) -> _Row:
+    fields, words = _sorted_out(call)
+    f, name = case.formats, case.formats.expert
+    stored = name
+    if name == "mxfp4":  # W4A16 where there is no unit for fp4, else activations at 8 bits
+        name = "fp8_e4m3" if case.hardware.supports("nvfp4") else f.wide
+    words |= {"dtype": name, "weight_dtype": stored}
+    words.setdefault("distribution", case.skew[0])
+    fields.setdefault("exponent", case.skew[1])
+    storage = f.expert_storage
+    if _twin(storage, stored):
+        return _Row("moe", fields, words)
+    ratio = _reread(call.op, fields, words, "weight_dtype", storage, Storage.of(stored), case)
+    return _Row("moe", fields, words, ratio, True)
+
+
+def _attention(call: Call, case: _Case) -> _Row:
+    """Attention with what the treatment keeps, reads and computes of it."""
+    fields, words = _sorted_out(call)
+    f, t = case.formats, case.treatment
+    decode = bool(np.all(np.asarray(fields["q_len"]) * 4 <= np.asarray(fields["kv_len"])))
+    words.setdefault("dtype", f.wide)
+    words.setdefault("kv_dtype", f.kv_dtype if call.phase != "encoder" else f.wide)
+    if decode and call.phase != "encoder" and "window" not in fields:
+        kept = np.asarray(fields["kv_len"], np.float64) * t.kv.keep
+        if t.kv.budget:
+            kept = np.minimum(kept, t.kv.budget)
+        seen = np.ceil(np.maximum(kept * t.kv.read, fields["q_len"]))
+        fields["kv_len"] = seen
+    ratio: Amount = 1.0
+    density = t.reduction.prefill_density if not decode else 1.0
+    stored = f.kv if call.phase != "encoder" else Storage.of(f.wide)
+    if not _same(stored, words["kv_dtype"]):
+        ratio = _reread(call.op, fields, words, "kv_dtype", stored,
+                        Storage.of(words["kv_dtype"]), case)  # fmt: skip
+    if density < 1.0 or (t.attention == "standard" and words.get("variant", "flash") == "flash"):
+        changed = dict(fields) | ({"density": density} if density < 1.0 else {})
+        other = dict(words) | ({"variant": "standard"} if t.attention == "standard" else {})
+        ratio = ratio * _analytic(call.op, changed, other, case) / _analytic(
+            call.op, fields, words, case)  # fmt: skip
+    return _Row("attention", fields, words, ratio, not np.all(np.asarray(ratio) == 1.0))
+
+
+def _work(op: str, fields: Mapping[str, Any], words: Mapping[str, str]) -> Work:
+    rows = max((np.size(v) for v in fields.values()), default=1)
+    columns = {k: np.broadcast_to(np.asarray(v, np.float64), (rows,)) for k, v in fields.items()}
+    made, bad, told = op_class(op).of_columns({**columns, **words}, rows)
+    if bad.all():
+        raise SpecError(str(told[0]))
+    return made.work()
+
+
+def _analytic(op: str, fields: Mapping[str, Any], words: Mapping[str, str], case: _Case) -> F64:
+    return analytic_time(_work(op, fields, words), case.hardware, "cold")
+
+
+def _reread(
+    op: str,
+    fields: Mapping[str, Any],
+    words: Mapping[str, str],
+    name: str,
+    storage: Storage,
+    base: Storage,
+    case: _Case,
+) -> F64:
+    """Analytic time with an operand stored otherwise, over that with its plain format.
+
+    The elements that are read of the operand follow from two formats that differ by one byte.
+    """
+    wide = _work(op, fields, {**words, name: "int8"})
+    narrow = _work(op, fields, {**words, name: "bf16"})
+    elements = np.asarray(narrow.read) - np.asarray(wide.read)
+    known = _work(op, fields, words)
+    lanes = np.asarray(known.flops.get("vector", 0.0)) + storage.unpack * elements
+    extra = elements * (storage.bytes_each - base.bytes_each)
+    again = 2.0 * elements * (1.0 if storage.rebuild else 0.0)
+    asked = replace(
+        known, flops={**known.flops, "vector": lanes}, read=known.read + extra + again,
+        written=known.written + again, footprint=None, resident=None,
+    )  # fmt: skip
+    known = replace(known, footprint=None, resident=None)
+    return analytic_time(asked, case.hardware, "cold") / analytic_time(known, case.hardware, "cold")

@@ -1,0 +1,192 @@
+"""One forward pass of one replica, with everything that happens around its kernels.
+
+Owns the composition of a pass: sequential kernels, collectives that overlap or not, fetches from
+other tiers, work on the host, launches, pipeline stages. Times of kernels come from `lower`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..hardware import Hardware
+from ..kernels.operator import link_of
+from ..models.network import Amount, Layout, Network, Tokens
+from ..predict.power import PowerModel
+from ..techniques.treatment import Treatment
+from .engine import Engine
+from .formats import Formats
+from .host import Host, fetch_bandwidth
+from .lower import Timed, time_calls
+from .memory import kv_bytes, weight_bytes
+
+__all__ = ["Machine", "Pass", "run_pass"]
+
+F64 = npt.NDArray[np.float64]
+_COMM = ("collective", "transfer")
+_LAUNCHES = {"moe": 4.0, "low_bit_gemm": 1.0}  # kernels a call; one where not named
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a network runs on and how: a device, its host, a layout, formats and an engine.
+
+    `skew` is how tokens spread over experts, `model` a folder of trained models.
+    """
+
+    hardware: Hardware
+    layout: Layout
+    formats: Formats
+    engine: Engine
+    host: Host = field(default_factory=Host)
+    model: str | Path | None = None
+    level: float = 0.9
+    pinned: float | None = None
+    """Bytes of weights that stay on the device; None: as the treatment says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Seconds [points] of a pass, with interval, energy [J] of all devices, and what it is of."""
+
+    time: F64
+    low: F64
+    high: F64
+    energy: F64
+    parts: dict[str, F64]
+    timed: Timed
+
+
+def run_pass(
+    network: Network,
+    machine: Machine,
+    groups: Sequence[Tokens],
+    treatment: Treatment | None = None,
+    layer_share: Amount = 1.0,
+) -> Pass:
+    """Time one pass over `groups` of tokens; fields of the groups may be arrays [points].
+
+    `layer_share` is the share of the layers that run (embedding and head always do).
+
+    Kernels run one after another; collectives hide behind compute as far as the treatment says;
+    fetched weights and cache take the link (beside the compute where overlapped); host work adds.
+    Raises NoDataError where a kernel cannot be answered, InfeasibleError for an impossible layout.
+    """
+    t = treatment or Treatment()
+    calls = [
+        c
+        if c.role in ("head", "embedding")
+        else replace(c, count=c.count * np.asarray(layer_share))
+        for c in network.calls(groups, machine.layout)
+    ]
+    skew = ("power_law", machine.engine.expert_skew)
+    timed = time_calls(
+        calls, machine.hardware, machine.formats, t, model=machine.model, level=machine.level,
+        skew=skew if machine.engine.expert_skew > 0 else ("balanced", 1.0),
+    )  # fmt: skip
+    comm = np.array([c.op in _COMM for c in timed.calls])
+    parts = timed.by_part()
+    gpu = timed.time[~comm].sum(axis=0)
+    sent = timed.time[comm].sum(axis=0)
+    hidden = np.minimum(sent * t.comm_overlap, gpu)
+    launches = _launches(timed) * t.launches
+    host = _host_time(machine.engine, t, launches, network)
+    graph = machine.engine.graph if t.graph is None else t.graph
+    busy = gpu + sent - hidden
+    if not graph:  # the host launches one kernel after another: the slower of the two sets the pace
+        waiting = np.maximum(launches * machine.engine.eager_launch - busy, 0.0)
+        parts["launch"] = waiting
+        host = host + waiting
+    fetched = _fetch(network, machine, groups, t)
+    fetch = np.maximum(fetched - busy, 0.0) if t.placement.overlap else fetched
+    stages = _stages(machine, groups)
+    extra = host + fetch + stages
+    time = busy + extra
+    low = (timed.low.sum(axis=0) - hidden) + extra
+    high = (timed.high.sum(axis=0) - hidden) + extra
+    for name, value in (("host", host - parts.get("launch", 0.0)), ("fetch", fetch),
+                        ("pipeline", stages), ("overlapped", -hidden)):  # fmt: skip
+        if np.any(value != 0.0):
+            parts[name] = np.broadcast_to(value, time.shape)
+    energy = _energy(timed, machine, time, busy)
+    return Pass(time, np.minimum(low, time), np.maximum(high, time), energy, parts, timed)
+
+
+def _launches(timed: Timed) -> F64:
+    each = np.array([_LAUNCHES.get(c.op, 1.0) for c in timed.calls])
+    return (timed.count * each[:, None]).sum(axis=0)
+
+
+def _host_time(engine: Engine, t: Treatment, launches: F64, network: Network) -> F64:
+    """Host time that no device work hides, a pass."""
+    layers = float(getattr(network, "layers", 0.0) or 0.0)
+    fixed = engine.pass_host + engine.layer_host * layers
+    return np.full(launches.shape, fixed * t.host_overhead)
+
+
+def _fetch(
+    network: Network, machine: Machine, groups: Sequence[Tokens], t: Treatment
+) -> F64 | float:
+    """Seconds that weights and cache take which do not live on the device, or host work on them."""
+    total: F64 | float = 0.0
+    place = t.placement
+    share = 1.0 if place.device_share is None else place.device_share
+    all_weights = weight_bytes(network, machine.formats, machine.layout, t)
+    away = all_weights * (1.0 - share)
+    if machine.pinned is not None:
+        away = max(all_weights - machine.pinned, 0.0)
+    if away > 0:
+        needed = away * place.touched * (1.0 - place.hit)
+        tokens = sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
+        if place.compute == "host":
+            # two operations a weight and token (bf16: 2 bytes a weight)
+            flops = needed / machine.formats.linear_storage.bytes_each * 2.0 * tokens
+            total = total + np.maximum(
+                needed / machine.host.memory_bandwidth, flops / machine.host.flops_per_s
+            )
+        else:
+            total = total + needed / fetch_bandwidth(machine.hardware, machine.host, place.tier)
+    if t.kv.place != "device":
+        for g in groups:
+            each = kv_bytes(network, machine.formats, machine.layout, t, g.kv_len)
+            decode = np.asarray(g.q_len) * 4 <= np.asarray(g.kv_len)
+            read = np.asarray(g.batch) / machine.layout.dp * each * t.kv.read * (1.0 - t.kv.near)
+            tier = t.kv.place
+            if t.kv.attend == "device":
+                speed = fetch_bandwidth(machine.hardware, machine.host, tier)
+            elif t.kv.attend == "host":
+                speed = machine.host.memory_bandwidth
+            else:
+                speed = machine.host.storage_internal
+            total = total + np.where(decode, read / speed, 0.0)
+    return total
+
+
+def _stages(machine: Machine, groups: Sequence[Tokens]) -> float | F64:
+    """Seconds that activations take between pipeline stages: one message a boundary."""
+    pp = machine.layout.pp
+    if pp == 1:
+        return 0.0
+    inside = machine.layout.devices <= machine.layout.gpus_per_node
+    link = link_of(machine.hardware, "peer" if inside else "network")
+    tokens = sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
+    width = 16384.0  # elements of a wide residual stream at 16 bits: below the latency's share
+    return (pp - 1) * ((link.latency or 5e-6) + tokens * width * 2.0 / link.bandwidth)
+
+
+def _energy(timed: Timed, machine: Machine, time: F64, busy: F64) -> F64:
+    """Joules of all devices of the replica: kernels by the power model, waiting at idle power.
+
+    Kernels whose power is not known draw the mean of those that are; NaN where none is.
+    """
+    known = np.isfinite(timed.energy)
+    spent = np.where(known, timed.energy, 0.0).sum(axis=0)
+    lasted = np.where(known, timed.time, 0.0).sum(axis=0)
+    power = np.where(lasted > 0, spent / np.where(lasted > 0, lasted, 1.0), np.nan)
+    idle = PowerModel.load().basis_of(machine.hardware).idle * machine.hardware.board_power
+    devices = machine.layout.stage_devices  # other stages work on other passes meanwhile
+    return (power * busy + idle * np.maximum(time - busy, 0.0)) * devices

@@ -1,0 +1,107 @@
+"""From passes to requests: what a request waits for when others share the replica.
+
+Owns the closed forms of continuous and static batching. Knows no network and no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..techniques.treatment import Treatment
+from .engine import Engine
+
+__all__ = ["Phases", "Served", "serve"]
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Passes of a replica: time, low, high [s] and energy [J], arrays [points] each.
+
+    `decode`: one step of all sequences; `prefill`: `together` prompts (or one of `rounds` parts of
+    a prompt); `mixed`: both in one pass.
+    """
+
+    decode: Mapping[str, F64]
+    prefill: Mapping[str, F64]
+    mixed: Mapping[str, F64]
+    together: F64
+    rounds: F64
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Seconds of a request and output tokens/s of a replica: (time, low, high) [points] each."""
+
+    ttft: tuple[F64, F64, F64]
+    tpot: tuple[F64, F64, F64]
+    e2e: tuple[F64, F64, F64]
+    output_tokens_per_s: tuple[F64, F64, F64]
+    power: F64
+    """Watts of all devices of the replica."""
+
+    def columns(self) -> dict[str, F64]:
+        """Flat arrays: name, name_low, name_high."""
+        out: dict[str, F64] = {}
+        for name in ("ttft", "tpot", "e2e", "output_tokens_per_s"):
+            out[name], out[f"{name}_low"], out[f"{name}_high"] = getattr(self, name)
+        return out | {"power": self.power}
+
+
+def serve(p: Phases, batch: F64, osl: F64, engine: Engine, t: Treatment) -> Served:
+    """Latency and throughput of `batch` requests in flight, each replaced when it ends.
+
+    Continuous batching: while one request decodes osl tokens, each of the other batch - 1 slots
+    ends one request and prefills the next, so every request is delayed by batch - 1 prefills:
+
+        tpot = decode pass / accepted + (batch - 1) / osl * marginal prefill
+
+    The marginal prefill is (mixed - decode) / prompts together where the engine mixes both in one
+    pass, else the prefill pass itself. A new request waits for the pass under way (half of one on
+    average), for a share of the others' prefills (engine.queue) and for its own.
+    Static batching: all prompts first, then all decode steps.
+    """
+    parts = {k: _one(p, k, batch, osl, engine, t) for k in ("time", "low", "high")}
+    ttft, tpot, e2e = (tuple(parts[k][i] for k in ("time", "low", "high")) for i in range(3))
+    rate = tuple(batch * osl / e2e[i] for i in (0, 2, 1))
+    return Served(ttft, tpot, e2e, rate, _power(p, batch, osl, t))  # type: ignore[arg-type]
+
+
+def _power(p: Phases, batch: F64, osl: F64, t: Treatment) -> F64:
+    """Mean power [W] of a replica that is never idle: energy of all its passes over their time."""
+    steps = np.maximum(osl - 1.0, 1.0) / t.speculation.accepted * (1.0 + _draft(t))
+    prompts = batch * p.rounds / p.together
+    energy = steps * p.decode["energy"] + prompts * p.prefill["energy"]
+    return energy / (steps * p.decode["time"] + prompts * p.prefill["time"])
+
+
+def _draft(t: Treatment) -> float:
+    """Drafting's time as a share of a decode pass."""
+    s = t.speculation
+    return 0.0 if s.parallel else s.draft_share * s.draft_steps
+
+
+def _one(
+    p: Phases, key: str, batch: F64, osl: F64, engine: Engine, t: Treatment
+) -> tuple[F64, F64, F64]:
+    decode = p.decode[key] * engine.decode_factor
+    prefill = p.prefill[key] * engine.prefill_factor
+    mixed = p.mixed[key] * engine.prefill_factor
+    step = decode * (1.0 + _draft(t)) / t.speculation.accepted
+    whole = prefill * p.rounds / p.together * np.where(p.rounds > 1, 1.0, p.together)
+    if t.batching.mode == "static":
+        ttft = engine.request_host + prefill * p.rounds * np.ceil(batch / p.together)
+        return ttft, step, ttft + np.maximum(osl - 1.0, 0.0) * step
+    rides = engine.mixed or bool(t.batching.chunk)
+    marginal = (mixed - decode if rides else prefill) * p.rounds / p.together
+    marginal = np.maximum(marginal, 0.0) * (1.0 - t.batching.overlap) * engine.stall
+    tpot = step + (batch - 1.0) / osl * marginal
+    own = np.where(batch > 1, mixed if rides else prefill, prefill) * p.rounds
+    waits = 0.5 * np.where(batch > 1, step, 0.0) + engine.queue * (batch - 1.0) * marginal
+    ttft = engine.request_host + np.maximum(own, whole) + waits
+    return ttft, tpot, ttft + np.maximum(osl - 1.0, 0.0) * tpot

@@ -1,0 +1,322 @@
+"""The solver: a scenario's phases, batch that fits, latency, throughput, power, energy and cost.
+
+Owns the composition of passes into requests. Points (batch, isl, osl) are arrays: one table is
+predicted for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InfeasibleError
+from ..models.network import Tokens
+from ..techniques.treatment import Treatment
+from .case import Answer, Made, Scenario
+from .memory import Memory, Room, memory_of
+from .passes import Machine, Pass, run_pass
+from .queueing import Phases, Served, serve
+
+__all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
+
+F64 = npt.NDArray[np.float64]
+MOST = 1 << 20  # sequences; no engine runs more on one replica
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Requests in flight on a replica, prompt and output tokens: arrays [points]."""
+
+    batch: F64
+    isl: F64
+    osl: F64
+
+    @classmethod
+    def of(cls, batch: Any, isl: Any, osl: Any) -> Points:
+        """Broadcast numbers and arrays against each other."""
+        arrays = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch, isl, osl)))
+        return cls(*(np.atleast_1d(a).astype(np.float64) for a in arrays))
+
+
+def machine_of(made: Made, s: Scenario) -> Machine:
+    """Gather what passes run on."""
+    pinned = None
+    place = made.treatment.placement
+    if place.device_share is None or place.spill:
+        room = made.hardware.memory.capacity * made.engine.memory_share
+        probe = memory_of(made.network, made.formats, made.layout, made.engine,
+                          Room(1, s.traffic.isl + s.traffic.osl, _pass_tokens(made, s)),
+                          made.treatment, pinned=0.0)  # fmt: skip
+        pinned = max(room - probe.total, 0.0)
+    return Machine(made.hardware, made.layout, made.formats, made.engine, s.host, s.trained,
+                   s.level, pinned)  # fmt: skip
+
+
+def _pass_tokens(made: Made, s: Scenario) -> float:
+    """Tokens of the largest pass: a chunk of prefill, or a whole prompt of every sequence."""
+    chunk = _chunk(made)
+    batch = 1 if s.traffic.batch == "max" else int(s.traffic.batch)
+    decode = batch * made.treatment.speculation.verified
+    if chunk:
+        return max(min(float(chunk), batch * s.traffic.isl * 1.0), decode, 1.0)
+    return max(batch * s.traffic.isl * 1.0, decode)
+
+
+def _chunk(made: Made) -> int:
+    asked = made.treatment.batching.chunk
+    return made.engine.chunk if asked is None else asked
+
+
+def memory_at(made: Made, s: Scenario, batch: int, pinned: float | None = None) -> Memory:
+    """Memory of the fullest device with `batch` sequences on the replica, at their full length."""
+    traffic = replace(s.traffic, batch=batch)
+    room = Room(batch, s.traffic.isl + s.traffic.osl,
+                _pass_tokens(made, replace(s, traffic=traffic)), s.traffic.isl)  # fmt: skip
+    return memory_of(made.network, made.formats, made.layout, made.engine, room,
+                     _with_prefix(made.treatment, s), pinned)  # fmt: skip
+
+
+def _with_prefix(t: Treatment, s: Scenario) -> Treatment:
+    if s.traffic.prefix <= t.kv.shared:
+        return t
+    return replace(t, kv=replace(t.kv, shared=s.traffic.prefix))
+
+
+def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
+    """Most sequences of full length that fit on a replica; 0 where not even one does."""
+    limit = made.hardware.memory.capacity * made.engine.memory_share
+
+    def ok(batch: int) -> bool:
+        return memory_at(made, s, batch, pinned).total <= limit
+
+    if not ok(1):
+        return 0
+    low, high = 1, 2
+    while high < MOST and ok(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if ok(middle) else (low, middle)
+    return low
+
+
+def phases_of(made: Made, s: Scenario, at: Points) -> tuple[Phases, Pass]:
+    """Run passes of decode, of prefill, and of both together, for every point.
+
+    Decode sees the mean length over a request's life, isl + osl / 2. A prefill pass holds whole
+    prompts up to a chunk of tokens (or a part of one prompt, with its mean context). Together they
+    make one table: points of decode first, then prefill, then mixed.
+    """
+    t, network = _with_prefix(made.treatment, s), made.network
+    n = len(at.batch)
+    fresh = np.maximum(np.ceil(at.isl * (1.0 - t.kv.shared)), 1.0)
+    chunk = float(_chunk(made)) or np.inf
+    many = at.batch if made.treatment.batching.mode == "static" or not _chunk(made) else 1.0
+    together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(many, 1.0))
+    part = np.minimum(fresh, chunk)
+    rounds = np.ceil(fresh / part)
+    context = np.where(rounds > 1, at.isl - (fresh - part) / 2.0, at.isl)
+    kv = np.ceil(at.isl + at.osl / 2.0)
+    spec = t.speculation
+    zero = np.zeros(n)
+    verified = np.maximum(np.round(spec.verified), 1.0)
+    decode = Tokens(np.concatenate([at.batch, zero, at.batch]), verified,
+                    np.concatenate([kv, kv, kv]) + verified - 1.0, verified)  # fmt: skip
+    share, after = t.reduction.prompt, t.reduction.prompt_after
+    prefill = Tokens(np.concatenate([zero, together, together]),
+                     np.concatenate([part, part, part]),
+                     np.concatenate([context, context, context]))  # fmt: skip
+    groups = [decode, prefill]
+    layers = np.concatenate([np.full(n, t.reduction.layers), np.ones(n), np.ones(n)])
+    machine = machine_of(made, s)
+    run = run_pass(network, machine, groups, t, layers)
+    if share < 1.0:  # after some layers only part of the prompt goes on
+        less = np.maximum(np.ceil(part * share), 1.0)
+        fewer = Tokens(prefill.batch, np.concatenate([less] * 3),
+                       np.maximum(np.concatenate([np.ceil(context * share)] * 3),
+                                  np.concatenate([less] * 3)))  # fmt: skip
+        rest = run_pass(network, machine, [decode, fewer], t, layers)
+        run = _mixed(run, rest, after, n)
+    phases = Phases(
+        decode=_slice(run, 0, n), prefill=_slice(run, n, n), mixed=_slice(run, 2 * n, n),
+        together=together, rounds=rounds,
+    )  # fmt: skip
+    return phases, run
+
+
+def _slice(run: Pass, start: int, n: int) -> dict[str, F64]:
+    at = slice(start, start + n)
+    return {"time": run.time[at], "low": run.low[at], "high": run.high[at],
+            "energy": run.energy[at]}  # fmt: skip
+
+
+def _mixed(full: Pass, less: Pass, after: float, n: int) -> Pass:
+    """Prefill passes of which a share of the layers sees the full prompt, the others less of it."""
+    weight = np.concatenate([np.ones(n), np.full(2 * n, after)])
+    both = {
+        name: weight * getattr(full, name) + (1 - weight) * getattr(less, name)
+        for name in ("time", "low", "high", "energy")
+    }
+    parts = {k: weight * v + (1 - weight) * less.parts.get(k, 0.0) for k, v in full.parts.items()}
+    return replace(full, parts=parts, **both)
+
+
+def solve_points(s: Scenario, at: Points, made: Made | None = None) -> dict[str, F64]:
+    """Latency, throughput and energy of every point: arrays [points] under `Served`'s names."""
+    made = made or s.made()
+    phases, _ = phases_of(made, s, at)
+    served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
+    return served.columns()
+
+
+def evaluate(s: Scenario) -> Answer:
+    """Answer a scenario.
+
+    Raises SpecError for unknown names and impossible values, InfeasibleError for a layout or a
+    format that cannot be, NoDataError where a kernel cannot be answered. A model that does not fit
+    is an answer, with `fits` False and what would make it fit among the reasons.
+    """
+    made = s.made()
+    machine = machine_of(made, s)
+    most = largest_batch(made, s, machine.pinned)
+    batch = most if s.traffic.batch == "max" else int(s.traffic.batch)
+    if s.traffic.request_rate is not None and most > 0:
+        batch = _batch_for_rate(s, made, most)
+    memory = memory_at(made, s, max(batch, 1), machine.pinned)
+    capacity = made.hardware.memory.capacity
+    limit = capacity * made.engine.memory_share
+    common: dict[str, Any] = dict(
+        batch=batch, replicas=made.replicas, devices=made.replicas * made.layout.devices,
+        memory_total=memory.total, memory_capacity=capacity,
+        out_of_memory_probability=memory.risk(limit), max_batch=most,
+        memory={**memory.parts(), "host": memory.host, "storage": memory.storage},
+        layout={n: getattr(made.layout, n) for n in ("tp", "pp", "dp", "ep", "cp")},
+        formats={"linear": made.formats.linear, "experts": made.formats.expert,
+                 "kv": f"{made.formats.kv.bits_each:g} bits"},
+        techniques=made.treatment.techniques,
+    )  # fmt: skip
+    if memory.total > limit or batch < 1:
+        return Answer(fits=False, **common, interval={"memory_total": (memory.low, memory.high)},
+                      reasons=_what_would_fit(s, made, memory, limit))  # fmt: skip
+    at = Points.of(batch, s.traffic.isl, s.traffic.osl)
+    phases, run = phases_of(made, s, at)
+    served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
+    return _answer(s, made, served, run, common, memory)
+
+
+def _answer(
+    s: Scenario, made: Made, served: Served, run: Pass, common: dict[str, Any], memory: Memory
+) -> Answer:
+    first = {k: float(v[0]) for k, v in served.columns().items()}
+    devices = made.layout.devices
+    interval = {
+        name: (first[f"{name}_low"], first[f"{name}_high"]) for name in ("ttft", "tpot", "e2e")
+    }
+    rate = first["output_tokens_per_s"]
+    ends = (first["output_tokens_per_s_low"], first["output_tokens_per_s_high"])
+    interval["output_tokens_per_s_per_gpu"] = (ends[0] / devices, ends[1] / devices)
+    interval["memory_total"] = (memory.low, memory.high)
+    power = first["power"] / devices if np.isfinite(first["power"]) else None
+    energy = first["power"] / rate
+    price = s.price_per_h if s.price_per_h is not None else made.hardware.price_per_h
+    cost = price * devices / 3600.0 / rate * 1e6 if price else None
+    reasons = list(run.timed.reasons)
+    if price is None:
+        reasons.append(f"cost: no price per hour is known for {made.hardware.name}; give one")
+    if power is None:
+        reasons.append(f"power: not known for {made.hardware.name}")
+    if cost is not None:
+        interval["cost_per_million_tokens"] = (cost * rate / ends[1], cost * rate / ends[0])
+    if power is not None:
+        interval |= _power_ends(power, energy, interval["tpot"], first["tpot"], made)
+    weakest, _ = run.timed.weakest()
+    return Answer(
+        fits=True, **common, ttft=first["ttft"], tpot=first["tpot"], e2e=first["e2e"],
+        output_tokens_per_s_per_gpu=rate / devices, power=power,
+        energy_per_token=energy if power is not None else None, cost_per_million_tokens=cost,
+        limiter=_limiter(run), basis=weakest, interval=interval, shares=run.timed.shares(),
+        breakdown={
+            "decode": {k: float(v[0]) for k, v in run.parts.items() if v[0] != 0},
+            "prefill": {k: float(v[1]) for k, v in run.parts.items() if v[1] != 0},
+        },
+        reasons=tuple(reasons),
+    )  # fmt: skip
+
+
+# Power of work other than the GEMMs that it was fitted on: factor of the 90 % interval (assumed;
+# the widest that crossed devices and formats needed, docs/theory/energy.md)
+_POWER_FACTOR = 1.35
+
+
+def _power_ends(
+    power: float, energy: float, tpot: tuple[float, float], middle: float, made: Made
+) -> dict[str, tuple[float, float]]:
+    board = made.hardware.board_power
+    ends = (power / _POWER_FACTOR, min(power * _POWER_FACTOR, 1.1 * board))
+    wide = np.hypot(np.log(_POWER_FACTOR), np.log(tpot[1] / middle))
+    thin = np.hypot(np.log(_POWER_FACTOR), np.log(middle / tpot[0]))
+    return {"power": ends, "energy_per_token": (energy * np.exp(-thin), energy * np.exp(wide))}
+
+
+def _limiter(run: Pass) -> str:
+    """Name what most of the time of a decode pass goes to: a resource, or what waits beside it."""
+    shares: dict[str, float] = {}
+    for i in range(len(run.timed.calls)):
+        kind = str(run.timed.limiter[i, 0])
+        shares[kind] = shares.get(kind, 0.0) + float(run.timed.time[i, 0])
+    for name in ("host", "launch", "fetch"):
+        if name in run.parts:
+            shares[name] = shares.get(name, 0.0) + float(run.parts[name][0])
+    return max(shares, key=lambda k: shares[k]) if shares else ""
+
+
+def _batch_for_rate(s: Scenario, made: Made, most: int) -> int:
+    """Find the requests in flight at an arrival rate by Little's law: rate * latency(batch)."""
+    rate = float(s.traffic.request_rate or 0.0) / made.replicas
+    grid = np.unique(np.round(np.geomspace(1, most, 48)))
+    out = solve_points(s, Points.of(grid, s.traffic.isl, s.traffic.osl), made)
+    carried = grid / out["e2e"]
+    if carried.max() < rate:
+        raise InfeasibleError(
+            f"traffic.request_rate: {rate * made.replicas:g} requests/s asked, "
+            f"{made.replicas} replica(s) carry at most {carried.max() * made.replicas:.3g}; add "
+            f"devices (about {int(np.ceil(rate / carried.max() * made.replicas))} replicas)"
+        )
+    return int(grid[np.flatnonzero(carried >= rate)[0]])
+
+
+def _what_would_fit(s: Scenario, made: Made, memory: Memory, limit: float) -> tuple[str, ...]:
+    """Say by how much a case is over, and which single changes bring it under."""
+    gb = 1e9
+    told = [
+        f"needs {memory.total / gb:.1f} GB on a device ({memory.weights / gb:.1f} weights, "
+        f"{memory.kv / gb:.1f} cache), {limit / gb:.1f} of "
+        f"{made.hardware.memory.capacity / gb:.0f} GB may be used"
+    ]
+    tries: list[tuple[str, Mapping[str, Any]]] = []
+    for name in ("fp8", "int8_wo", "int4_wo"):
+        tries.append((f"dtype {name}", {"dtype": name}))
+    for more in (2, 4, 8, 16, 32):
+        count = made.layout.devices * more
+        tries.append((f"{count} devices", {"devices": count, "layout": None}))
+    if memory.kv > memory.weights * 0.1:
+        tries.append(("kv_dtype fp8", {"kv_dtype": "fp8"}))
+    batch = 1 if s.traffic.batch == "max" else s.traffic.batch
+    for what, change in tries:
+        try:
+            other = replace(s, traffic=replace(s.traffic, batch=batch), **change)
+            again = other.made()
+            if memory_at(again, other, int(batch)).total <= limit:
+                told.append(f"fits with {what}")
+        except (InfeasibleError, ValueError):
+            continue
+        if len(told) > 3:
+            break
+    most = largest_batch(made, s)
+    if most and s.traffic.batch != "max":
+        told.append(f"fits with batch {most}")
+    return tuple(told)
