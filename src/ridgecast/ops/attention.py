@@ -130,11 +130,13 @@ class Attention(Op):
         """Chunks: inside a chunk as scores, between chunks through the state.
 
         2 q (block (d + dv) / 2 + 2 d dv) a head: Yang et al. 2023, arXiv:2312.06635, section 3.
+        Without causality there is nothing inside: all keys go into the state (K^T V), then all
+        queries read it (Katharopoulos et al. 2020, equation 6), one step after the other.
         """
         heads = np.multiply(self.batch, self.q_heads) * 1.0
         d, dv, q = (np.asarray(x, np.float64) for x in (self.head_dim, self.v_head_dim, self.q_len))
         chunk = np.minimum(self.block, q)
-        inside, between = chunk * (d + dv) / 2.0, 2.0 * d * dv
+        inside, between = chunk * (d + dv) / 2.0 * self.causal, 2.0 * d * dv
         flops: dict[str, Amount] = {self.dtype: plain(2.0 * heads * q * (inside + between))}
         flops["vector"] = plain(heads * q * (d + dv))
         q_kv = (
@@ -146,7 +148,7 @@ class Attention(Op):
         state = 4.0 * heads * d * dv  # fp32, read and written once a call
         return Work(flops, plain(q_kv + state), plain(self._out_bytes + state),
                     footprint=plain(q_kv + state + self._out_bytes),
-                    steps=plain(np.ceil(q / chunk)))  # fmt: skip
+                    steps=plain(np.ceil(q / chunk) if self.causal else 2.0 + 0.0 * q))  # fmt: skip
 
     @property
     def _q_bytes(self) -> Amount:
