@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import RidgecastError, SpecError, unknown_name
-from . import calibrating, claiming, lookup, measuring, predicting, studying, training
+from . import calibrating, claiming, llming, lookup, measuring, predicting, studying, training
 from .output import USAGE, exit_code
 
 __all__ = ["app"]
@@ -85,6 +85,8 @@ app.command("study")(studying.study)
 app.command("train")(training.train)
 app.command("accuracy")(training.accuracy)
 app.command("claims")(claiming.claims)
+app.command("llm")(llming.llm)
+app.command("compare")(llming.compare)
 app.command("hardware")(lookup.hardware)
 app.command("ops")(lookup.ops)
 app.command("doctor")(lookup.doctor)
