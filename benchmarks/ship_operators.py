@@ -1,11 +1,13 @@
 """Fit the models of attention, MoE and collectives that the package ships, into a model folder.
 
     python benchmarks/ship_operators.py --out DIR [--data DIR] [--jobs N] [--pooled OP ...]
+    python benchmarks/ship_operators.py --out DIR --package
 
 DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
 ship_models.py made). Each measured device gives a model per operation and collection, scored on
-whole groups held out; --pooled fits the models for devices without measurements too. Run again, it
-goes on where it was. Takes about half an hour on two cores.
+whole groups held out; --pooled fits the models for devices without measurements too. --package
+fits those that rest on tables of the installed aiconfigurator-core instead: latent attention.
+Run again, it goes on where it was. Takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ from ridgecast.hardware import get
 from ridgecast.predict.operator_model import operator_rows
 from ridgecast.predict.operator_train import train_operator, train_pooled, write_index
 from ridgecast.store import import_files
+from ridgecast.store.importers import aiconfigurator_core as core
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "silicon"
 FOLDERS = {"attention": "attention", "moe": "moe", "collective": "comm"}
+# The one stack whose tables are complete on all devices, in 16 bits and fp8; on Hopper the fastest
+# by far, on Blackwell within a tenth of SGLang, which runs the same kernels there.
+LATENT = "mla/trtllm/1.3.0rc20/{}_mla_perf.parquet"
 
 
 def files_of(data: Path, op: str) -> dict[str, list[str]]:
@@ -32,6 +38,15 @@ def files_of(data: Path, op: str) -> dict[str, list[str]]:
         for d in sorted(data.iterdir())
     }
     return {name: paths for name, paths in found.items() if paths}
+
+
+def files_of_package() -> dict[str, list[str]]:
+    """Tables of latent attention in the installed package, by the folder of their device."""
+    found: dict[str, list[str]] = {}
+    for phase in ("context", "generation"):
+        for path in core.files("*/" + LATENT.format(phase)):
+            found.setdefault(path.parts[-5], []).append(str(path))
+    return found
 
 
 def one(paths: list[str], out: Path, told: Path) -> list[dict]:
@@ -69,12 +84,17 @@ def main() -> None:
         default=[],
         help="fit the model of other devices for this operation too; repeatable",
     )
+    parser.add_argument(
+        "--package", action="store_true", help="fit to tables of aiconfigurator-core instead"
+    )
     a = parser.parse_args()
     state = a.out / "operators"
     state.mkdir(parents=True, exist_ok=True)
+    sources = {op: files_of(a.data, op) for op in FOLDERS if not a.package}
+    sources |= {"latent": files_of_package()} if a.package else {}
     waiting = []
-    for op in FOLDERS:
-        for device, paths in files_of(a.data, op).items():
+    for op, files in sources.items():
+        for device, paths in files.items():
             told = state / f".done-{op}-{device}.json"
             if not told.exists():
                 waiting.append((paths, a.out, told))

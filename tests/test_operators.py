@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -186,6 +187,36 @@ def test_learned_from_rows_and_scored_on_groups_held_out(folder):
     truth = 7e-6 + 1.6 * op.bytes / H200.memory.bandwidth
     assert p.basis == "learned" and p.time == pytest.approx(truth, rel=0.06)
     assert p.interval("time")[1] / p.interval("time")[0] < 1.4
+
+
+def test_a_model_for_some_rows_answers_those_and_no_others(folder, tmp_path):
+    out = tmp_path / "both"
+    shutil.copytree(folder, out)
+    latent = measured(300, seed=1) | {
+        "collection": np.full(300, "made/latent", object), "head_dim": np.full(300, 576),
+        "v_head_dim": np.full(300, 512), "kv_heads": np.ones(300), "q_heads": np.full(300, 64),
+        "shared_kv": np.ones(300, bool),
+    }  # fmt: skip
+    latent["time_s"] = 30e-6 + 3 * 1152 * latent["batch"] * latent["kv_len"] / 4.8e12
+    write_index(out, train_operator(latent, out, splits={"attention": ()}))
+    lines = {e["collection"]: e for e in json.loads((out / "card.json").read_text())["operators"]}
+    assert lines["made/latent"]["kind"] == "latent" and "for" not in lines["made/up"]
+    table = {
+        "op": ["attention"] * 4, "hardware": ["h200_sxm"] * 4, "q_len": [1] * 4,
+        "kv_len": [4096] * 4, "batch": [32] * 4, "kv_heads": [8, 1, 1, 1], "q_heads": [64] * 4,
+        "head_dim": [128, 576, 576, 192], "v_head_dim": [128, 512, 512, 128],
+        "shared_kv": [False, True, False, False],
+    }  # fmt: skip
+    table = {k: np.array(v, object if isinstance(v[0], str) else None) for k, v in table.items()}
+    one, both = (rc.predict_table(table, model=m) for m in (folder, out))
+    assert both["basis"].tolist() == ["learned", "learned", "transferred", "transferred"]
+    assert one["time_s"][[0, 2]].tolist() == both["time_s"][[0, 2]].tolist()  # untouched
+    truth = 30e-6 + 3 * 1152 * 32 * 4096 / 4.8e12
+    assert both["time_s"][1] == pytest.approx(truth, rel=0.06) and one["basis"][1] == "transferred"
+    assert ["latent" in reason for reason in both["reason"]] == [False, True, False, True]
+    asked = rc.predict_table(table | {"collection": np.full(4, "latent", object)}, model=out)
+    assert asked["status"].tolist() == ["no_answer", "ok", "no_answer", "ok"]
+    assert "'latent' of such attention" in asked["reason"][0] and np.isnan(asked["time_s"][0])
 
 
 def test_what_was_not_measured_is_transferred_and_wider(folder):

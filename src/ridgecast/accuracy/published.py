@@ -57,6 +57,8 @@ def _operators(card: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]
     """Scores of the operations' models, and of those for devices without measurements."""
     for line in card.get("operators", ()):
         labels = {key: line[key] for key in ("op", "hardware", "collection")}
+        if line.get("kind"):
+            labels["op"] += f", {line['kind']}"
         for part in line["scores"]:
             yield _operator_row(part, **labels)
     for path in sorted((folder / "operators").glob("pooled-*/card.json")):

@@ -21,6 +21,7 @@ from ..hardware import Hardware
 from .time_model import Shapes, TimeModel, load_time_model, read_card
 
 if TYPE_CHECKING:
+    from ..ops.base import Op
     from .calibrated import CalibratedModel
     from .config_model import ConfigModel
     from .operator_model import OperatorModel
@@ -184,8 +185,33 @@ class Bundle:
             raise NoDataError(f"no collection {collection!r} of {op} on {hardware}; have {have}")
         if not named:
             return None
-        best = max(named, key=lambda e: (e.get("rank", 0), e["collection"]))
-        return _operator(self.path / best["folder"])
+        return _operator(self.path / max(named, key=_preference)["folder"])
+
+    def operators(
+        self, op: Op, rows: int, hardware: str, collection: str = ""
+    ) -> list[tuple[OperatorModel | None, npt.NDArray[np.bool_]]]:
+        """Return models of an operation [rows] on a device, each with the rows that it answers.
+
+        A line of the index may be `for` some rows alone (a list of field values, any of which
+        meet them): those rows are its own, all others the preferred line's without. None stands
+        for rows that no model is for. Raises NoDataError when `collection` has none for any row.
+        """
+        lines = [e for e in self.card.get("operators", ())
+                 if (e["op"], e["hardware"]) == (op.name, hardware)]  # fmt: skip
+        named = [e for e in lines if collection in e["collection"]]
+        left = np.ones(rows, bool)
+        out: list[tuple[OperatorModel | None, npt.NDArray[np.bool_]]] = []
+        for line in sorted(named, key=lambda e: ("for" in e, _preference(e)), reverse=True):
+            mine = left & _meant(line, op, rows)
+            if mine.any():
+                out.append((_operator(self.path / line["folder"]), mine))
+                left = left & ~mine
+        if collection and lines and not out:
+            have = ", ".join(e["collection"] for e in lines)
+            raise NoDataError(
+                f"no collection {collection!r} of such {op.name} on {hardware}; have {have}"
+            )
+        return [*out, (None, left)] if left.any() else out
 
     def pooled_operator(self, op: str) -> OperatorModel | None:
         """Load the model of an operation for devices without measurements, where there is one."""
@@ -196,6 +222,20 @@ class Bundle:
         """Load the folder's model of CLBlast configurations; None when it has none."""
         folder = self.path / "clblast_sgemm"
         return _configurations(folder) if (folder / "card.json").exists() else None
+
+
+def _preference(line: Mapping[str, Any]) -> tuple[bool, int, str]:
+    """Models of all rows before those of some, then by rank, then the later name."""
+    return ("for" not in line, line.get("rank", 0), line["collection"])
+
+
+def _meant(line: Mapping[str, Any], op: Op, rows: int) -> npt.NDArray[np.bool_]:
+    """Rows that a line of the index is for."""
+    meant = np.zeros(rows, bool) if "for" in line else np.ones(rows, bool)
+    for fields in line.get("for", ()):
+        same = [np.equal(getattr(op, name), value) for name, value in fields.items()]
+        meant |= np.logical_and.reduce([np.broadcast_to(s, rows) for s in same])
+    return meant
 
 
 @lru_cache(maxsize=64)

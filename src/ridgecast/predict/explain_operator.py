@@ -68,7 +68,9 @@ def explain_operator(
         nearest=(),
         what_if=tuple(_what_if(op, prediction, devices, ask)),
         advice=tuple(_advice(op, device, prediction, ask)),
-        notes=_notes(prediction, scale, open_bundle(model).operator(op.name, device.base_name)),
+        notes=_notes(
+            prediction, scale, open_bundle(model).operators(op, 1, device.base_name)[0][0]
+        ),
     )
 
 

@@ -38,6 +38,15 @@ __all__ = ["OPERATORS", "score_operator", "train_operator", "write_index"]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 OPERATORS = tuple(GROUPS)
+# op -> kind -> field values by any of which its rows are known; models of a kind serve it alone
+KINDS: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {
+    "attention": {
+        "latent": (  # of DeepSeek-V3 and Kimi-K2: absorbed, expanded
+            {"shared_kv": True, "kv_heads": 1, "head_dim": 576, "v_head_dim": 512},
+            {"shared_kv": False, "head_dim": 192, "v_head_dim": 128},
+        ),
+    },
+}
 _FOLDS = 5
 
 
@@ -161,8 +170,20 @@ def _train_one(
     model.save(out / "operators" / name)
     return {
         "folder": f"operators/{name}", "op": op, "hardware": device, "collection": collection,
-        "rows": len(rows.time), "scores": scores, "rank": _rank(collection),
+        "rows": len(rows.time), "scores": scores, "rank": _rank(collection), **_kind(table, op),
     }  # fmt: skip
+
+
+def _kind(table: Table, op: str) -> dict[str, Any]:
+    """Return the kind that all rows of a table are of, and what it is `for`; {} for all rows."""
+    for kind, wanted in KINDS.get(op, {}).items():
+        met = np.zeros(len(table["time_s"]), bool)
+        for fields in wanted:
+            if set(fields) <= set(table):
+                met |= np.logical_and.reduce([table[n] == v for n, v in fields.items()])
+        if met.all():
+            return {"kind": kind, "for": [dict(fields) for fields in wanted]}
+    return {}
 
 
 def _rank(collection: str) -> int:

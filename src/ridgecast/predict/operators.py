@@ -50,13 +50,13 @@ _CHUNK = 16384  # rows at a time, on all cores
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Times [s] of a column of operations, with interval, basis per row, and one reason."""
+    """Times [s] of a column of operations, with interval, basis and reason per row."""
 
     time: F64
     low: F64
     high: F64
     basis: npt.NDArray[np.object_]
-    reason: str
+    reason: npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,15 @@ def _fill(
     lost = rows[good & ~finite]
     out["status"][lost] = "invalid"
     out["reason"][lost] = f"{op.name}: its sizes together are beyond what numbers can hold"
+    none = rows[good & (found.basis == "")]
+    out["status"][none] = "no_answer"
+    out["reason"][none] = found.reason[good & (found.basis == "")]
     good = good & finite
     at = rows[good]
     if not len(at):
         return
-    out["status"][at], out["reason"][at] = "ok", found.reason + assumed_links(k.work, device)
+    out["status"][at] = "ok"
+    out["reason"][at] = found.reason[good] + assumed_links(k.work, device)
     out["time_s"][at], out["bound_s"][at] = found.time[good], k.bound[good]
     out["time_low_s"][at], out["time_high_s"][at] = found.low[good], found.high[good]
     out["basis"][at] = found.basis[good]
@@ -155,16 +159,40 @@ def answer_operator(
 ) -> Answer:  # fmt: skip
     """Time of each row on the highest rung that can carry it.
 
-    Raises NoDataError for a collection that the device does not have.
+    Raises NoDataError for a collection that has no model for any row; where it has for some, the
+    others come back without a basis.
     """
-    model = bundle.operator(op.name, device.base_name, collection)
-    if model is None:
-        if collection:
-            raise NoDataError(
-                f"no collection {collection!r} of {op.name} on {device.base_name}: none was "
-                "measured; leave the column empty"
-            )
-        return _unmeasured(op, k, device, bundle, level, cache)
+    found: list[tuple[Answer, npt.NDArray[np.bool_]]] = []
+    for model, rows in bundle.operators(op, k.rows, device.base_name, collection):
+        if model is not None:
+            answer = _measured(op, k, device, model, level, cache)
+        elif not collection:
+            answer = _unmeasured(op, k, device, bundle, level, cache)
+        else:
+            told = (f"no collection {collection!r} of such {op.name} on {device.base_name} was "
+                    "measured; leave the column empty")  # fmt: skip
+            if rows.all():
+                raise NoDataError(told)
+            answer = _refused(k.rows, told)
+        found.append((answer, rows))
+    first = found[0][0]
+    for answer, rows in found[1:]:
+        for name in ("time", "low", "high", "basis", "reason"):
+            getattr(first, name)[rows] = getattr(answer, name)[rows]
+    return first
+
+
+def _refused(rows: int, reason: str) -> Answer:
+    """No time, and no basis."""
+    nothing = np.full(rows, np.nan)
+    empty, told = np.full(rows, "", dtype=object), np.full(rows, reason, dtype=object)
+    return Answer(nothing, nothing, nothing, empty, told)
+
+
+def _measured(
+    op: Op, k: Known, device: Hardware, model: OperatorModel, level: float, cache: Cache
+) -> Answer:
+    """Time by a model of this operation on this device, or on the one that it was changed from."""
     reference = reference_of(model.hardware) or device
     base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
     time, low, high, place = model.predict(op, base, reference, level)
@@ -233,7 +261,8 @@ def _clamped(
 ) -> Answer:
     time = np.maximum(time, CLOSEST * k.bound)
     low, high = np.maximum(low, k.bound), np.maximum(high, time)
-    return Answer(time, np.minimum(low, time), high, basis, reason)
+    told = np.full(k.rows, reason, dtype=object)
+    return Answer(time, np.minimum(low, time), high, basis, told)
 
 
 def _power(
