@@ -75,9 +75,10 @@ def formats_of(
     t = treatment or Treatment()
     wide = WIDE if hardware.supports(WIDE) else ("fp16" if hardware.supports("fp16") else "fp32")
     native = network.native_dtype or wide
-    linear = _supported(asked or native, hardware, bool(asked), wide)
     own = getattr(network, "expert_dtype", "") or native
-    expert = _supported(experts or asked or own, hardware, bool(experts or asked), wide)
+    linear = _supported(_published(asked, native), hardware, bool(asked), wide)
+    chosen = _published(experts or asked, own)
+    expert = _supported(chosen, hardware, bool(experts or asked), wide)
     linear_storage, expert_storage = Storage.of(linear), Storage.of(expert)
     if t.weights is not None:
         linear, linear_storage = _treated(t.weights, wide, hardware), t.weights
@@ -88,6 +89,13 @@ def formats_of(
     stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
     near = min(("fp8_e4m3", wide), key=lambda d: abs(dtype(d).bits - stored.bits_each))
     return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near)
+
+
+def _published(asked: str, native: str) -> str:
+    """Return what was asked; fp8 of a checkpoint whose fp8 weights have block scales means those."""
+    if asked and native == "fp8_block" and dtype(asked).name == "fp8_e4m3":
+        return native
+    return asked or native
 
 
 def _treated(storage: Storage, wide: str, hardware: Hardware) -> str:
