@@ -186,9 +186,10 @@ class LatentAttention:
     2 (2 kv_lora + rope) a query: absorbed below q_len = kv_lora (nope + v) / (2 kv_lora - nope - v)
     (170 for DeepSeek-V3), so that decode and verification are absorbed, prefill is expanded.
 
-    `index_heads` > 0: sparse attention (DeepSeek-V3.2-Exp report, 2025): an indexer of that many
-    heads of `index_dim` scores all keys, attention sees the `index_top_k` best and is absorbed.
-    The indexer is repeated on every shard.
+    `index_top_k` > 0: sparse attention (DeepSeek-V3.2-Exp report, 2025): attention sees that many
+    keys and is absorbed. They are the best by an indexer of `index_heads` heads of `index_dim`,
+    which scores all keys and is repeated on every shard; 0 heads: an earlier layer's choice is
+    taken (GLM-5.2).
     """
 
     heads: int
@@ -205,7 +206,7 @@ class LatentAttention:
     @property
     def turn(self) -> float:
         """Queries a sequence from which on expanded attention has fewer operations."""
-        if self.index_heads:
+        if self.index_top_k:
             return float("inf")
         more = 2 * self.kv_lora - self.nope - self.v_head_dim
         if more <= 0:
