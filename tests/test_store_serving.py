@@ -110,12 +110,32 @@ def test_rows_without_values_are_marked(tmp_path):
     assert "time to first token" in out["reason"][1] and "catalogue" in out["reason"][2]
 
 
+def test_recipes_say_what_the_exports_do_not(tmp_path):
+    r1 = dict(model_path="deepseek-ai/DeepSeek-R1", backend="trtllm", mode="disagg", osl=1024,
+              moe_quant_mode="nvfp4", gemm_quant_mode="nvfp4", system="b200_sxm",
+              batch_size=np.nan, **sizes("prefill_", 4, 1, 1, 1, 4))  # fmt: skip
+    eight, four = sizes("decode_", 8, 1, 1, 2, 4), sizes("decode_", 4, 1, 1, 1, 4)
+    one = MARCH.replace("concurrency=8", "concurrency=875")
+    both = MARCH.replace("concurrency=8", "concurrency=6")
+    out = imported(
+        tmp_path, row("a_tp4_0_ep4_0_1", one, **r1, **eight),
+        row("b_tp4_0_ep4_0_2", both, **r1, **eight), row("c_tp4_0_ep4_0_3", one, **r1, **four),
+    )  # fmt: skip
+    # 875: drafted, 5 decode workers of 8 with data-parallel attention; 6: with and without
+    assert out["speculative"].tolist() == ["mtp", "", ""]
+    assert out["layout_source"].tolist() == ["recipe", "recipe", ""]
+    assert out["decode_workers"].tolist()[:2] == [5, 5] and np.isnan(out["decode_workers"][2])
+    assert out["decode_dp"].tolist()[:2] == [8, 1] and out["devices"].tolist()[:2] == [44, 44]
+
+
 @pytest.mark.skipif(not FILE.exists(), reason="the measured serving points are not here")
 def test_measured_file():
     out = import_files(FILE)
     good = out["valid"]
-    assert len(good) == 2598 and good.sum() == 2233
+    assert len(good) == 2598 and good.sum() == 2191
     one = good & (out["mode"] == "agg")
+    other = good & ~one
+    assert np.isfinite(out["decode_workers"][other]).mean() > 0.6
     assert set(out["hardware"]) == {"h100_sxm", "h200_sxm", "b200_sxm", "b300_sxm", "gb200",
                                     "gb300"}  # fmt: skip
     assert set(out["devices"][one]) <= {1, 2, 4, 8, 16, 64}

@@ -17,6 +17,7 @@ import numpy as np
 from ..schema import add_reason, canonical, invalidate, validate
 from ..tables import Table, length, map_text, numeric, text
 from .base import Importer, Request, devices, dtypes
+from .inferencex import fill
 
 __all__ = ["SERVING"]
 
@@ -39,6 +40,7 @@ def serving(table: Table, request: Request) -> Table:
     tp * dp * pp = moe_tp * ep * pp; for disaggregated rows they carry prefill_ or decode_ in front,
     and `devices` counts all workers of both sides. NaN is a number that the source does not hold.
     `concurrency` is the number of requests in flight at all `replicas` of an aggregated engine.
+    `speculative` and some layouts come from the recipes of the campaign, see `inferencex`.
     Raises nothing for bad rows: they stay, with `valid` false and a reason.
     """
     table = {name.strip(): column for name, column in table.items()}
@@ -65,7 +67,7 @@ def serving(table: Table, request: Request) -> Table:
     add_reason(out, notes != "", "device is not in the catalogue")
     out = validate(out)
     _check(out)
-    return _mark_copies(out)
+    return _mark_copies(fill(out))
 
 
 def _given(table: Table) -> dict[str, np.ndarray]:
@@ -202,14 +204,18 @@ def _mark_copies(out: Table) -> Table:
 
     Rows that agree in engine, device, lengths, concurrency and to 1 us in TTFT and 0.1 us in TPOT
     are copies: a repeated measurement agrees in neither. The row with the best known layout stays.
+    The rows of one export, which rounds both to 10 us, are compared so.
     """
-    keys = zip(
-        out["engine"].tolist(), out["hardware"].tolist(), out["isl"].tolist(),
-        out["osl"].tolist(), out["concurrency"].tolist(),
-        np.round(out["ttft_s"], 6).tolist(), np.round(out["tpot_s"], 7).tolist(), strict=True,
-    )  # fmt: skip
     groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
+    coarse: dict[Any, Any] = {}
+    rounded = out["collection"] == "gap_analysis"  # that export rounds to 0.01 ms
+    for row in sorted(range(length(out)), key=lambda row: bool(rounded[row])):
+        point = tuple(out[n][row] for n in ("engine", "hardware", "isl", "osl", "concurrency"))
+        ttft, tpot = float(out["ttft_s"][row]), float(out["tpot_s"][row])
+        key, near = ((*point, round(ttft, 6 - i), round(tpot, 7 - 2 * i)) for i in (0, 1))
+        if rounded[row]:
+            key = coarse.get(near, key)
+        coarse.setdefault(near, key)
         groups.setdefault(key, []).append(row)
     known = np.isfinite(out["devices"]) * 1.0 + 2.0 * out["valid"]
     known += np.isfinite(out["decode_workers"]) - 0.1 * (out["collection"] == "inferencex_dump")

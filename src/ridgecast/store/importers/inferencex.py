@@ -1,0 +1,146 @@
+"""How InferenceX served what it measured, where its exports do not say: workers and drafting.
+
+Owns the published recipes of disaggregated points (`inferencex_recipes.txt`) and matching them to
+rows. Most exports of the measured points hold neither the number of workers nor whether tokens were
+drafted (multi-token prediction, MTP): two points of one configuration can differ by a factor of
+two for that reason alone. A recipe is used only where all recipes that fit a row agree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ..tables import Table, text
+
+__all__ = ["Recipe", "Side", "fill", "recipes"]
+
+_SIDE = re.compile(r"(\d+)x(\d+)([dt])(\d+)")
+# Images that the recipes of aggregated DeepSeek-R1 name for one way of drafting only.
+_IMAGES = {"1.2.0rc6.post3": "mtp", "1.2.0rc6.post2": "none"}
+_FP4 = ("nvfp4", "mxfp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Workers of one side, devices of each, expert groups, and whether attention is split by dp."""
+
+    workers: int
+    devices: int
+    data_parallel: bool
+    ep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One published way to serve a point; `speculative` is "mtp" or "none"."""
+
+    speculative: str
+    prefill: Side
+    decode: Side
+
+
+Key = tuple[str, str, str, str, float, float, float]
+
+
+@cache
+def recipes() -> dict[Key, tuple[Recipe, ...]]:
+    """Recipes by network, device, format, engine, isl, osl and concurrency."""
+    found: dict[Key, tuple[Recipe, ...]] = {}
+    file = Path(__file__).with_name("inferencex_recipes.txt")
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        net, device, form, engine, isl, osl, speculative, loads, prefill, decode = line.split()
+        recipe = Recipe(speculative, _side(prefill), _side(decode))
+        for load in loads.split(","):
+            key = (net, device, form, engine, float(isl), float(osl), float(load))
+            found[key] = (*found.get(key, ()), recipe)
+    return found
+
+
+def _side(word: str) -> Side:
+    found = _SIDE.fullmatch(word)
+    if found is None:
+        raise ValueError(f"inferencex_recipes.txt: {word!r} is no side")
+    workers, devices, kind, ep = found.groups()
+    return Side(int(workers), int(devices), kind == "d", int(ep))
+
+
+def fill(out: Table) -> Table:
+    """Add `speculative` ("mtp", "none", "" where unknown) and layouts that recipes settle.
+
+    `layout_source` says "row", "recipe" or "" (workers unknown). Rows of other campaigns, and
+    values that a row states itself, stay as they are.
+    """
+    rows = len(out["engine"])
+    speculative, source = text("", rows), text("", rows)
+    sides = {n: out[n].copy() for n in out if n.startswith(("prefill_", "decode_"))}
+    devices = out["devices"].copy()
+    for row in range(rows):
+        if out["mode"][row] != "disagg":
+            source[row] = "row"
+            speculative[row] = _by_image(out, row)
+            continue
+        stated = bool(np.isfinite(out["decode_workers"][row]))
+        source[row] = "row" if stated else ""
+        fits = [r for r in recipes().get(_key(out, row), ()) if _agrees(out, row, r)]
+        ways = {r.speculative for r in fits}
+        speculative[row] = ways.pop() if len(ways) == 1 else ""
+        if len({(r.prefill, r.decode) for r in fits}) == 1 and not stated:
+            source[row] = "recipe"
+            devices[row] = _write(sides, row, fits[0])
+    extra = {"devices": devices, "speculative": speculative, "layout_source": source}
+    return {**out, **sides, **extra}
+
+
+def _by_image(out: Table, row: int) -> str:
+    if out["engine"][row] == "trtllm" and _network(str(out["model"][row])) == "dsr1":
+        return _IMAGES.get(str(out["engine_version"][row]), "")
+    return ""
+
+
+def _network(model: str) -> str:
+    lower = model.lower()
+    if "deepseek-r1" in lower or "deepseek-v3" in lower:
+        return "dsr1"
+    return "gptoss" if "gpt-oss-120b" in lower else ""
+
+
+def _key(out: Table, row: int) -> Key:
+    form = "fp4" if out["moe_format"][row] in _FP4 else "fp8"
+    inferencex = str(out["collection"][row]).startswith("inferencex")
+    return (
+        _network(str(out["model"][row])) if inferencex else "", str(out["hardware"][row]), form,
+        str(out["engine"][row]), float(out["isl"][row]), float(out["osl"][row]),
+        float(out["concurrency"][row]),
+    )  # fmt: skip
+
+
+def _agrees(out: Table, row: int, recipe: Recipe) -> bool:
+    """Whether a recipe is compatible with all that the row states."""
+    pairs = [(out["devices"][row], _total(recipe))]
+    for name, side in (("prefill_", recipe.prefill), ("decode_", recipe.decode)):
+        pairs += [(out[f"{name}devices"][row], side.devices)]
+        pairs += [(out[f"{name}workers"][row], side.workers)]
+    return all(not np.isfinite(a) or a == b for a, b in pairs)
+
+
+def _total(recipe: Recipe) -> int:
+    return sum(side.workers * side.devices for side in (recipe.prefill, recipe.decode))
+
+
+def _write(sides: Table, row: int, recipe: Recipe) -> int:
+    for name, side in (("prefill_", recipe.prefill), ("decode_", recipe.decode)):
+        values = {
+            "workers": side.workers, "devices": side.devices, "ep": side.ep, "pp": 1,
+            "tp": 1 if side.data_parallel else side.devices,
+            "dp": side.devices if side.data_parallel else 1, "moe_tp": side.devices // side.ep,
+        }  # fmt: skip
+        for part, value in values.items():
+            sides[name + part][row] = value
+    return _total(recipe)
