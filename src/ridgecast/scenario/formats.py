@@ -92,7 +92,7 @@ def formats_of(
 
 
 def _published(asked: str, native: str) -> str:
-    """Return what was asked; fp8 of a checkpoint whose fp8 weights have block scales means those."""
+    """Return what was asked; fp8 of a checkpoint with block scales means those."""
     if asked and native == "fp8_block" and dtype(asked).name == "fp8_e4m3":
         return native
     return asked or native

@@ -29,7 +29,7 @@ from ..predict import predict_table
 from ..techniques.treatment import Storage, Treatment
 from .formats import Formats
 
-__all__ = ["Timed", "gemm_work", "time_calls"]
+__all__ = ["Case", "Timed", "gemm_work", "time_calls", "time_cases"]
 
 F64 = npt.NDArray[np.float64]
 BASES = ("measured", "learned", "transferred", "analytic", "bound")
@@ -98,38 +98,65 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
+    """Calls of a pass with what they run on and how.
+
+    `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
+    measured collection to use by op.
+    """
+
+    calls: Sequence[Call]
     hardware: Hardware
     formats: Formats
-    treatment: Treatment
+    treatment: Treatment = field(default_factory=Treatment)
     skew: tuple[str, float] = ("balanced", 1.0)
     collections: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def time_calls(  # noqa: PLR0913 (all but the first four are options)
-    calls: Sequence[Call],
-    hardware: Hardware,
-    formats: Formats,
-    treatment: Treatment | None = None,
-    *,
-    skew: tuple[str, float] = ("balanced", 1.0),
-    collections: Mapping[str, str] | None = None,
-    model: str | Path | None = None,
-    level: float = 0.9,
-) -> Timed:
-    """Predict all calls of a pass with one table. Arrays in their fields are points.
+def time_calls(case: Case, *, model: str | Path | None = None, level: float = 0.9) -> Timed:
+    """Predict all calls of one pass; arrays in their fields are points.
 
-    `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
-    measured collection to use by op. Raises NoDataError for a call that nothing can answer.
+    Raises NoDataError for a call that nothing can answer.
     """
-    case = _Case(hardware, formats, treatment or Treatment(), skew, collections or {})
-    calls = [c for c in calls if np.any(np.asarray(c.count) > 0)]
+    return time_cases([case], model=model, level=level)[0]
+
+
+def time_cases(
+    cases: Sequence[Case], *, model: str | Path | None = None, level: float = 0.9
+) -> list[Timed]:
+    """Predict the calls of many passes with one table, which costs far less than one each.
+
+    Raises NoDataError for a call that nothing can answer.
+    """
+    lowered = [_lowered(case) for case in cases]
+    table = _joined([_table(low) for low in lowered])
+    devices = {case.hardware.name: case.hardware for case in cases}
+    found = predict_table(table, model=model, level=level, hardware=devices)
+    out, start = [], 0
+    for low in lowered:
+        stop = start + len(low.rows) * low.points
+        out.append(_timed(low, {k: v[start:stop] for k, v in found.items()}))
+        start = stop
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowered:
+    case: Case
+    calls: list[Call]
+    rows: list[_Row]
+    points: int
+
+
+def _lowered(case: Case) -> _Lowered:
+    calls = [c for c in case.calls if np.any(np.asarray(c.count) > 0)]
     rows = [_row(call, case) for call in calls]
-    points = _points(calls, rows)
-    table = _table(rows, points, case)
-    found = predict_table(
-        table, model=model, level=level, hardware={hardware.name: hardware}
-    )  # fmt: skip
+    return _Lowered(case, calls, rows, _points(calls, rows))
+
+
+def _timed(low: _Lowered, found: Mapping[str, Any]) -> Timed:
+    """Gather the times of a case from its rows of the predicted table."""
+    calls, rows, points = low.calls, low.rows, low.points
     _refuse(found, calls, points)
     shape = (len(calls), points)
     count = np.stack([np.broadcast_to(np.asarray(c.count, float), (points,)) for c in calls])
@@ -146,8 +173,32 @@ def time_calls(  # noqa: PLR0913 (all but the first four are options)
         found["time_high_s"].reshape(shape) * scale * stretch,
         found["energy_j"].reshape(shape) * scale,
         np.where(changed, 2, basis), found["limiter"].reshape(shape),
-        tuple(dict.fromkeys(str(r) for r in found["reason"][:: max(points, 1)].tolist())),
+        _reasons(calls, found["reason"][:: max(points, 1)].tolist()),
     )  # fmt: skip
+
+
+def _joined(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Concatenate tables whose columns differ: texts that are missing are "", numbers NaN."""
+    if len(tables) == 1:
+        return tables[0]
+    out: dict[str, Any] = {}
+    for name in dict.fromkeys(n for t in tables for n in t):
+        kind = next(t[name].dtype for t in tables if name in t)
+        empty: Any = "" if kind.kind == "O" else np.nan
+        out[name] = np.concatenate(
+            [t[name] if name in t else np.full(len(t["op"]), empty, dtype=kind) for t in tables]
+        )
+    return out
+
+
+def _reasons(calls: Sequence[Call], told: Sequence[str]) -> tuple[str, ...]:
+    """Say each reason once, with the parts that it is of; what is said of power is said there."""
+    parts: dict[str, list[str]] = {}
+    for call, text in zip(calls, told, strict=True):
+        found = parts.setdefault(str(text).split("; power:")[0], [])
+        if call.part not in found:
+            found.append(call.part)
+    return tuple(f"{', '.join(names)}: {text}" for text, names in parts.items())
 
 
 def _points(calls: Sequence[Call], rows: Sequence[_Row]) -> int:
@@ -159,8 +210,9 @@ def _points(calls: Sequence[Call], rows: Sequence[_Row]) -> int:
     return sizes.pop() if sizes else 1
 
 
-def _table(rows: Sequence[_Row], points: int, case: _Case) -> dict[str, Any]:
+def _table(low: _Lowered) -> dict[str, Any]:
     """Columns of the batch table, one row a call and point."""
+    rows, points, case = low.rows, low.points, low.case
     names = list(dict.fromkeys(n for r in rows for n in r.fields))
     words = list(dict.fromkeys(n for r in rows for n in r.words))
     out: dict[str, Any] = {
@@ -171,9 +223,10 @@ def _table(rows: Sequence[_Row], points: int, case: _Case) -> dict[str, Any]:
         column = np.array([r.words.get(name, "") for r in rows], dtype=object)
         out[name] = np.repeat(column, points)
     for name in names:
-        cells = [np.broadcast_to(np.asarray(r.fields.get(name, np.nan), np.float64), (points,))
-                 for r in rows]  # fmt: skip
-        out[name] = np.concatenate(cells) if cells else np.zeros(0)
+        column = np.empty((len(rows), points))
+        for i, row in enumerate(rows):
+            column[i] = row.fields.get(name, np.nan)
+        out[name] = column.ravel()
     if case.collections:
         chosen = [case.collections.get(r.op, "") for r in rows]
         out["collection"] = np.repeat(np.array(chosen, dtype=object), points)
@@ -190,7 +243,7 @@ def _refuse(found: Mapping[str, Any], calls: Sequence[Call], points: int) -> Non
 # ------------------------------------------------------------------ from calls to rows
 
 
-def _row(call: Call, case: _Case) -> _Row:
+def _row(call: Call, case: Case) -> _Row:
     """Give formats by role, and apply what the treatment does to the work."""
     if call.op == "gemm":
         return _gemm(call, case)
@@ -248,7 +301,7 @@ def _twin(storage: Storage, name: str) -> bool:
     return _same(joined, name) if d.weight_only else _same(storage, name)
 
 
-def _gemm(call: Call, case: _Case) -> _Row:
+def _gemm(call: Call, case: Case) -> _Row:
     fields, words = _sorted_out(call)
     f, name = case.formats, case.formats.compute(call.role)
     name = _no_unit(name, case)
@@ -263,14 +316,14 @@ def _gemm(call: Call, case: _Case) -> _Row:
     return _Row("gemm", fields, words, asked / known, True)
 
 
-def _no_unit(name: str, case: _Case) -> str:
+def _no_unit(name: str, case: Case) -> str:
     """mxfp4 products run in 16 bits where the device has no unit for them."""
     if name == "mxfp4" and not case.hardware.supports("mxfp4"):
         return "int4_wo"
     return name
 
 
-def _moe(call: Call, case: _Case) -> _Row:
+def _moe(call: Call, case: Case) -> _Row:
     fields, words = _sorted_out(call)
     f, name = case.formats, case.formats.expert
     stored = name
@@ -286,7 +339,7 @@ def _moe(call: Call, case: _Case) -> _Row:
     return _Row("moe", fields, words, ratio, True)
 
 
-def _attention(call: Call, case: _Case) -> _Row:
+def _attention(call: Call, case: Case) -> _Row:
     """Attention with what the treatment keeps, reads and computes of it."""
     fields, words = _sorted_out(call)
     f, t = case.formats, case.treatment
@@ -322,7 +375,7 @@ def _work(op: str, fields: Mapping[str, Any], words: Mapping[str, str]) -> Work:
     return made.work()
 
 
-def _analytic(op: str, fields: Mapping[str, Any], words: Mapping[str, str], case: _Case) -> F64:
+def _analytic(op: str, fields: Mapping[str, Any], words: Mapping[str, str], case: Case) -> F64:
     return analytic_time(_work(op, fields, words), case.hardware, "cold")
 
 
@@ -333,7 +386,7 @@ def _reread(
     name: str,
     storage: Storage,
     base: Storage,
-    case: _Case,
+    case: Case,
 ) -> F64:
     """Analytic time with an operand stored otherwise, over that with its plain format.
 

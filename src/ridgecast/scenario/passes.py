@@ -21,10 +21,10 @@ from ..techniques.treatment import Treatment
 from .engine import Engine
 from .formats import Formats
 from .host import Host, fetch_bandwidth
-from .lower import Timed, time_calls
+from .lower import Case, Timed, time_cases
 from .memory import kv_bytes, weight_bytes
 
-__all__ = ["Machine", "Pass", "run_pass"]
+__all__ = ["Job", "Machine", "Pass", "run_pass", "run_passes"]
 
 F64 = npt.NDArray[np.float64]
 _COMM = ("collective", "transfer")
@@ -61,6 +61,21 @@ class Pass:
     timed: Timed
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One pass to be timed: a network on a machine over groups of tokens, treated.
+
+    Fields of the groups may be arrays [points]. `layer_share` is the share of the layers that run
+    (embedding and head always do).
+    """
+
+    network: Network
+    machine: Machine
+    groups: Sequence[Tokens]
+    treatment: Treatment = field(default_factory=Treatment)
+    layer_share: Amount = 1.0
+
+
 def run_pass(
     network: Network,
     machine: Machine,
@@ -68,26 +83,39 @@ def run_pass(
     treatment: Treatment | None = None,
     layer_share: Amount = 1.0,
 ) -> Pass:
-    """Time one pass over `groups` of tokens; fields of the groups may be arrays [points].
+    """Time one pass; see `run_passes`."""
+    return run_passes([Job(network, machine, groups, treatment or Treatment(), layer_share)])[0]
 
-    `layer_share` is the share of the layers that run (embedding and head always do).
+
+def run_passes(jobs: Sequence[Job]) -> list[Pass]:
+    """Time many passes with one table of predictions.
 
     Kernels run one after another; collectives hide behind compute as far as the treatment says;
     fetched weights and cache take the link (beside the compute where overlapped); host work adds.
-    Raises NoDataError where a kernel cannot be answered, InfeasibleError for an impossible layout.
+    All jobs share the trained models and the level of the first. Raises NoDataError where a kernel
+    cannot be answered, InfeasibleError for an impossible layout.
     """
-    t = treatment or Treatment()
+    if not jobs:
+        return []
+    first = jobs[0].machine
+    timed = time_cases([_case(j) for j in jobs], model=first.model, level=first.level)
+    return [_around(job, one) for job, one in zip(jobs, timed, strict=True)]
+
+
+def _case(job: Job) -> Case:
     calls = [
-        c
-        if c.role in ("head", "embedding")
-        else replace(c, count=c.count * np.asarray(layer_share))
-        for c in network.calls(groups, machine.layout)
-    ]
-    skew = ("power_law", machine.engine.expert_skew)
-    timed = time_calls(
-        calls, machine.hardware, machine.formats, t, model=machine.model, level=machine.level,
-        skew=skew if machine.engine.expert_skew > 0 else ("balanced", 1.0),
-    )  # fmt: skip
+        c if c.role in ("head", "embedding")
+        else replace(c, count=c.count * np.asarray(job.layer_share))
+        for c in job.network.calls(job.groups, job.machine.layout)
+    ]  # fmt: skip
+    exponent = job.machine.engine.expert_skew
+    skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
+    return Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
+
+
+def _around(job: Job, timed: Timed) -> Pass:
+    """Put what happens around the kernels to their times."""
+    network, machine, groups, t = job.network, job.machine, job.groups, job.treatment
     comm = np.array([c.op in _COMM for c in timed.calls])
     parts = timed.by_part()
     gpu = timed.time[~comm].sum(axis=0)

@@ -6,7 +6,7 @@ predicted for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..models.network import Tokens
 from ..techniques.treatment import Treatment
 from .case import Answer, Made, Scenario
 from .memory import Memory, Room, memory_of
-from .passes import Machine, Pass, run_pass
+from .passes import Job, Machine, Pass, run_passes
 from .queueing import Phases, Served, serve
 
 __all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
@@ -105,7 +105,40 @@ def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
 
 
 def phases_of(made: Made, s: Scenario, at: Points) -> tuple[Phases, Pass]:
-    """Run passes of decode, of prefill, and of both together, for every point.
+    """Run the passes of one scenario; see `phases_of_all`."""
+    return phases_of_all([(made, s, at)])[0]
+
+
+def phases_of_all(cases: Sequence[tuple[Made, Scenario, Points]]) -> list[tuple[Phases, Pass]]:
+    """Run passes of decode, of prefill, and of both together, for every point of every case.
+
+    One table is predicted for all of them.
+    """
+    planned = [_planned(*case) for case in cases]
+    runs = iter(run_passes([job for plan in planned for job in plan.jobs]))
+    return [plan.phases([next(runs) for _ in plan.jobs]) for plan in planned]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """Passes that a scenario needs, and how they become its phases."""
+
+    jobs: list[Job]
+    together: F64
+    rounds: F64
+    after: float
+
+    def phases(self, runs: list[Pass]) -> tuple[Phases, Pass]:
+        """Phases of the passes that were run: all of the prompt, then less of it where cut."""
+        n, run = len(self.together), runs[0]
+        if len(runs) > 1:
+            run = _mixed(run, runs[1], self.after, n)
+        decode, prefill, mixed = (_slice(run, i * n, n) for i in range(3))
+        return Phases(decode, prefill, mixed, self.together, self.rounds), run
+
+
+def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
+    """Plan a scenario's passes.
 
     Decode sees the mean length over a request's life, isl + osl / 2. A prefill pass holds whole
     prompts up to a chunk of tokens (or a part of one prompt, with its mean context). Together they
@@ -133,19 +166,14 @@ def phases_of(made: Made, s: Scenario, at: Points) -> tuple[Phases, Pass]:
     groups = [decode, prefill]
     layers = np.concatenate([np.full(n, t.reduction.layers), np.ones(n), np.ones(n)])
     machine = machine_of(made, s)
-    run = run_pass(network, machine, groups, t, layers)
+    jobs = [Job(network, machine, groups, t, layers)]
     if share < 1.0:  # after some layers only part of the prompt goes on
         less = np.maximum(np.ceil(part * share), 1.0)
         fewer = Tokens(prefill.batch, np.concatenate([less] * 3),
                        np.maximum(np.concatenate([np.ceil(context * share)] * 3),
                                   np.concatenate([less] * 3)))  # fmt: skip
-        rest = run_pass(network, machine, [decode, fewer], t, layers)
-        run = _mixed(run, rest, after, n)
-    phases = Phases(
-        decode=_slice(run, 0, n), prefill=_slice(run, n, n), mixed=_slice(run, 2 * n, n),
-        together=together, rounds=rounds,
-    )  # fmt: skip
-    return phases, run
+        jobs.append(Job(network, machine, [decode, fewer], t, layers))
+    return _Planned(jobs, together, rounds, after)
 
 
 def _slice(run: Pass, start: int, n: int) -> dict[str, F64]:
@@ -167,10 +195,16 @@ def _mixed(full: Pass, less: Pass, after: float, n: int) -> Pass:
 
 def solve_points(s: Scenario, at: Points, made: Made | None = None) -> dict[str, F64]:
     """Latency, throughput and energy of every point: arrays [points] under `Served`'s names."""
-    made = made or s.made()
-    phases, _ = phases_of(made, s, at)
-    served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
-    return served.columns()
+    return solve_all([(made or s.made(), s, at)])[0]
+
+
+def solve_all(cases: Sequence[tuple[Made, Scenario, Points]]) -> list[dict[str, F64]]:
+    """Solve the points of many scenarios with one table of predictions."""
+    out = []
+    for (made, _, at), (phases, _) in zip(cases, phases_of_all(cases), strict=True):
+        served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
+        out.append(served.columns())
+    return out
 
 
 def evaluate(s: Scenario) -> Answer:
