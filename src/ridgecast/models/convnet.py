@@ -93,6 +93,15 @@ class ConvStage:
         if self.kind not in ("basic", "bottleneck", "mbconv"):
             told = "need basic, bottleneck or mbconv"
             raise SpecError(f"convnet.stage.kind: got {self.kind!r}, {told}")
+        for name in ("blocks", "width", "stride", "kernel"):
+            got = getattr(self, name)
+            if not isinstance(got, int) or isinstance(got, bool) or got < 1:
+                told = "need a whole number of at least 1"
+                raise SpecError(f"convnet.stage.{name}: got {got!r}, {told}")
+        for name, least in (("ratio", 1e-9), ("group_width", 0), ("squeeze", 0)):
+            got = getattr(self, name)
+            if not isinstance(got, int | float) or isinstance(got, bool) or got < least:
+                raise SpecError(f"convnet.stage.{name}: got {got!r}, need a number of 0 or more")
 
     def layers(self, inputs: int, side: int) -> Iterator[ConvLayer]:
         """Convolutions of all blocks, for an input of that many channels and that side."""

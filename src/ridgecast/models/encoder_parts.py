@@ -93,7 +93,7 @@ class AttentionStage:
 
     `head_dim` 0: hidden / heads. `bias`: of all linear layers. `gated`: two up projections.
     `extra`: parameters a layer beyond products and norms (tables of position biases, layer
-    scales). `norms` a layer.
+    scales). `norms` a layer. `causal`: no token sees a later one (CLIP's text tower).
     """
 
     layers: int
@@ -109,6 +109,7 @@ class AttentionStage:
     norms: int = 2
     extra: int = 0
     activation: str = "gelu"
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if not self.head_dim and self.hidden % self.heads:
@@ -171,7 +172,7 @@ class AttentionStage:
             "q_heads": heads,
             "kv_heads": heads,
             "head_dim": dim,
-            "causal": False,
+            "causal": self.causal,
         }
         return Call(
             "attention", "attention", fields, present(group.batch * group.q_len), "attention"

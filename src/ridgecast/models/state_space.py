@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InfeasibleError, SpecError
-from .network import Amount, Cache, Call, Layout, Tokens, Weights, ceil_div, split
+from .network import Cache, Call, Layout, Tokens, Weights, ceil_div, split
 from .pieces import collective, gemm, norm, own_tokens, phase_of, pointwise, present, scaled, whole
 
 __all__ = ["Mamba2Mixer", "MambaMixer", "VimStage"]
@@ -281,6 +281,6 @@ class VimStage:
         ]
         return scaled(own, self.layers)
 
-    def width(self, layout: Layout) -> Amount:
+    def width(self, layout: Layout) -> float:
         """Residual stream and normed input, beside x, z and what both ways make of x."""
         return 2.0 * self.hidden + (2.0 + 2.0 * self.mixer.ways) * self.mixer.inner / layout.tp
