@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SpecError, unknown_name
+from ..errors import SpecError, nearest, unknown_name
 
 __all__ = ["Fields"]
 
@@ -68,12 +68,12 @@ class Fields:
         return default
 
     def row(self, name: str, length: int) -> Sequence[Any] | None:
-        """Read a list with an entry for each of `length` layers; None where there is none.
+        """Read a list with an entry for each of `length` layers; None where there is none or empty.
 
         Longer lists are cut: some configs list layers of prediction modules too.
         """
         value = self.data.get(name)
-        if value is None:
+        if value is None or value == []:
             return None
         if not isinstance(value, list) or len(value) < length:
             got = f"{len(value)} entries" if isinstance(value, list) else repr(value)
@@ -96,7 +96,5 @@ class Fields:
         return known[word]
 
     def _near(self, name: str) -> str:
-        from ..errors import nearest
-
         close = ", ".join(nearest(name, [k for k in self.data if not k.startswith("_")]))
         return f"; fields with the nearest names: {close}" if close else ""

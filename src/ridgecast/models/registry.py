@@ -13,7 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError, NoDataError, SpecError, UnsupportedError, unknown_name
+from ..errors import (
+    MissingExtraError,
+    NoDataError,
+    SpecError,
+    UnsupportedError,
+    nearest,
+    unknown_name,
+)
 from .network import Network
 
 __all__ = ["FAMILIES", "aliases", "config_of", "get", "load", "names"]
@@ -154,7 +161,7 @@ def _aliases() -> dict[str, str]:
 
 def _from_hub(repo: str) -> Network:
     """Fetch config.json of a Hugging Face id, and nothing else."""
-    near = f"nearest shipped: {unknown_name('model', repo.rpartition('/')[2], names())}"
+    near = f"nearest shipped: {', '.join(nearest(repo.rpartition('/')[2], names()))}"
     try:
         from huggingface_hub import hf_hub_download  # pyright: ignore[reportMissingImports]
     except ImportError:
