@@ -1,7 +1,7 @@
 """From a Hugging Face config.json to a network: which reader, which formats.
 
 Owns the table of architectures and what published quantised checkpoints are stored in. Readers of
-decoders are in `decoders`, of state-space models in `state_space`. Knows shapes only.
+decoders are in `decoders`, of state-space models in `state_space_configs`. Knows shapes only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ READERS: dict[str, str] = {
     "ministral": "decoders:llama",
     "mistral3": "decoders:llama",
     "phi3": "decoders:llama",
+    "internlm2": "decoders:llama",
     "internlm3": "decoders:llama",
     "granite": "decoders:llama",
     "qwen2": "decoders:qwen2",
@@ -79,6 +80,12 @@ READERS: dict[str, str] = {
     "stablelm_epoch": "decoders:stablelm",
     "mimo_v2_flash": "decoders:mimo_v2",
     "arctic": "decoders:arctic",
+    "mamba": "state_space_configs:mamba",
+    "falcon_mamba": "state_space_configs:falcon_mamba",
+    "mamba2": "state_space_configs:mamba2",
+    "jamba": "state_space_configs:jamba",
+    "bamba": "state_space_configs:bamba",
+    "nemotron_h": "state_space_configs:nemotron_h",
 }
 
 # Where a config for several modalities keeps its language model.
