@@ -18,7 +18,7 @@ __all__ = ["Figure", "Published", "Work", "work", "works"]
 
 Published = float | tuple[float, float]
 """A number, or the two ends of a range, as published."""
-_CHANGES = ("reduction", "gain", "saving", "increase", "decrease", "improvement")
+_CHANGES = ("reduction", "gain", "saving", "increase", "decrease", "improvement", "speedup")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,4 +11,29 @@ __all__ = ["RECIPES"]
 
 # id of the work -> "module:function" (one literal dict, loaded on first use)
 RECIPES: dict[str, str] = {
-}  # fmt: skip
+    "attention-io-lower-bound": "attention:io_lower_bound",
+    "faster-neighborhood-attention": "attention:faster_neighborhood_attention",
+    "flashattention": "attention:flashattention",
+    "flashattention-2": "attention:flashattention_2",
+    "lightning-attention": "attention:lightning_attention",
+    "lightning-attention-2": "attention:lightning_attention_2",
+    "minference": "attention:minference",
+    "tokenring": "attention:tokenring",
+    "vattention": "attention:vattention",
+    "convbn-tune-mode": "convolution:convbn_tune_mode",
+    "fast-model-scaling": "convolution:fast_model_scaling",
+    "flashbutterfly": "convolution:flashbutterfly",
+    "im2win": "convolution:im2win",
+    "bfp-outlier-kv": "quantisation:bfp_outlier_kv",
+    "bipolar-int-ap-gemm": "quantisation:bipolar_int",
+    "cats": "quantisation:cats",
+    "comet-w4a4kv4": "quantisation:comet",
+    "dgq": "quantisation:dgq",
+    "fast-2bit-llm": "quantisation:fast_2bit",
+    "flash-llm": "quantisation:flash_llm",
+    "gqsa": "quantisation:gqsa",
+    "lut-gemm": "quantisation:lut_gemm",
+    "marlin": "quantisation:marlin",
+    "rag-embedding-quant": "quantisation:rag_embedding_quant",
+    "turbomind-mixed-precision": "quantisation:turbomind",
+}
