@@ -27,8 +27,8 @@ def from_torch(
     Nothing is computed and no parameter is copied: tensors become meta tensors, so that modules of
     any size are traced (also ones built under `torch.device("meta")`). With `batch_dim` that
     dimension of every input is left open for the batch; otherwise shapes are fixed. The module is
-    traced in the mode it is in: call `.eval()` first for inference. Raises MissingExtraError
-    without torch, UnsupportedError where the module looks at values of tensors.
+    traced in the mode it is in: set its evaluation mode first for inference. Raises
+    MissingExtraError without torch, UnsupportedError where the module looks at values of tensors.
     """
     torch = _torch()
     if not isinstance(module, torch.nn.Module):
