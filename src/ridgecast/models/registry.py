@@ -31,11 +31,19 @@ CATALOG = Path(__file__).parent / "catalog"
 # it are decoders, read by their model_type
 FAMILIES: dict[str, str] = {
     "decoder": "config:read_config",
+    "encoder": "encoder_configs:encoder",
+    "vision_language": "vision_language_configs:vision_language",
     "diffusion": "diffusion:read",
 }
 
+# model_types of published files that are no decoders
+_ENCODERS = ("bert", "roberta", "distilbert", "vit", "deit", "swin", "clip", "clip_vision_model",
+             "siglip", "siglip_vision_model", "resnet")  # fmt: skip
+_SEEING = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl",
+           "internvl_chat", "paligemma")  # fmt: skip
+
 # Words of an id that change training, not shapes.
-_TAILS = re.compile(r"(-(instruct|chat|hf|it|base|thinking|preview|v0\.[1-3]|\d{4}))+$")
+_WORDS = re.compile(r"-(instruct|chat|hf|it|base|thinking|preview|v0\.[1-3]|\d{4})(?=-|$)")
 
 
 def names() -> tuple[str, ...]:
@@ -51,7 +59,7 @@ def aliases() -> dict[str, str]:
 def get(name: str | Path | Network) -> Network:
     """Find a network by a shipped name, a Hugging Face id, or a path to a config.json or folder.
 
-    Case, owners ("meta-llama/") and endings such as "-Instruct" or "-hf" do not matter. An id that
+    Case, owners ("meta-llama/") and words such as "-Instruct" or "-hf" do not matter. An id that
     is not shipped is fetched with the extra `hf`. Raises SpecError with the nearest three names,
     MissingExtraError where the extra is needed, NoDataError where the id cannot be fetched.
 
@@ -100,12 +108,22 @@ def config_of(name: str) -> dict[str, Any]:
 
 def _built(config: Mapping[str, Any], name: str) -> Network:
     # configs of diffusers carry the class that they belong to
-    plain = "diffusion" if "_class_name" in config else "decoder"
+    plain = "diffusion" if "_class_name" in config else _implied(config)
     family = str(config.get("ridgecast_family") or plain)
     if family not in FAMILIES:
         raise UnsupportedError(unknown_name("ridgecast_family", family, FAMILIES))
     module, _, function = FAMILIES[family].partition(":")
     return getattr(import_module(f".{module}", __package__), function)(config, name)
+
+
+def _implied(config: Mapping[str, Any]) -> str:
+    """Family of a config.json that does not name one, from its model_type."""
+    kind = config.get("model_type")
+    if kind in _ENCODERS:
+        return "encoder"
+    if kind in _SEEING and isinstance(config.get("vision_config"), Mapping):
+        return "vision_language"
+    return "decoder"
 
 
 @lru_cache(maxsize=512)
@@ -134,7 +152,7 @@ def _shipped(text: str) -> str:
             return low
     index = _aliases()
     last = low.rpartition("/")[2]
-    for spelling in (low, last, _TAILS.sub("", last)):
+    for spelling in (low, last, _WORDS.sub("", last)):
         found = index.get(_normal(spelling))
         if found:
             return found
