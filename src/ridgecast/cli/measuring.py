@@ -51,6 +51,9 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     mix: Annotated[
         bool, typer.Option("--mix", help="Let results of another environment into the folder.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: a sweep on every device of a Ray cluster.")
+    ] = "local",
     dtype: o.Dtype = None,
     batch: o.Batch = None,
     layout: o.Layout = None,
@@ -93,13 +96,37 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         plan = Plan((_point(shape, dtype or "fp32", columns, asked),))
     plan = replace(plan, meters=(meter,)) if meter else plan
     runner = _provider(plan, provider, replay)
+    far = _far(engine, is_file and not dry_run)
     if dry_run:
         return _told(_dry(plan, out, runner), json=json)
     if not is_file:
         return _single(plan, runner, json=json)
     if out is None:
         raise SpecError("--out: say into which folder the rows go (or --dry-run)")
-    return _sweep(plan, out, runner, _options(budget, retry_failed, mix), json=json)
+    options = _options(budget, retry_failed, mix)
+    if far:
+        return _sweep(_named(plan, provider, replay), out, engine, options, json=json)
+    return _sweep(plan, out, runner, options, json=json)
+
+
+def _far(engine: str, sweep: bool) -> bool:
+    """Whether the points go to other processes. Raises SpecError where they cannot."""
+    from ..store.engines import check_engine
+
+    if check_engine(engine) == "local":
+        return False
+    if not sweep:
+        raise SpecError(f"--engine {engine}: for the points of a sweep file; leave it out here")
+    return True
+
+
+def _named(plan: Plan, provider: str | None, recording: Path | None) -> Plan:
+    """Return the plan with the provider that the options name, for it is built elsewhere."""
+    if recording is not None:
+        return replace(plan, provider="replay", options={"recording": str(recording.resolve())})
+    if provider and provider != plan.provider:
+        return replace(plan, provider=provider, options={})
+    return plan
 
 
 def _point(shape: str, dtype: str, columns: dict[str, Any], asked: dict[str, Any]) -> Any:
@@ -219,11 +246,16 @@ def _told(result: DryRun, *, json: bool) -> None:
 
 
 def _sweep(plan: Plan, out: Path, provider: Any, options: Any, *, json: bool) -> None:
+    from ..measure.spread import run_spread
     from ..measure.sweep import run_sweep
 
     lines = _ProgressLine()
+    shared = {"options": options, "progress": lines.show}
     try:
-        result = run_sweep(plan, out, provider=provider, options=options, progress=lines.show)
+        if isinstance(provider, str):  # the name of an engine: providers are built where they run
+            result = run_spread(plan, out, engine=provider, **shared)
+        else:
+            result = run_sweep(plan, out, provider=provider, **shared)
     except KeyboardInterrupt:
         lines.end()
         typer.echo(f"stopped; finished points are in {out}, the same command resumes", err=True)

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -111,10 +111,13 @@ def environment_of(
     return Environment(digest, record)
 
 
-def admit(folder: Path, here: Environment, *, mix: bool = False) -> None:
-    """Raise MeasurementError when a folder holds results of another environment.
+def admit(
+    folder: Path, here: Mapping[str, Any], *, mix: bool = False, apart: Collection[str] = ()
+) -> None:
+    """Raise MeasurementError when a folder holds results of another environment than a record's.
 
     With `mix` another device or driver is let in; rows stay apart by their environment column.
+    What `apart` names ("device.uuid") may differ.
     """
     if mix:
         return
@@ -123,7 +126,8 @@ def admit(folder: Path, here: Environment, *, mix: bool = False) -> None:
             there = json.loads(path.read_text("utf-8"))["must_agree"]
         except (ValueError, KeyError, TypeError):
             raise MeasurementError(f"{path}: is no environment record; move it away") from None
-        differences = _differences(there, here.record["must_agree"])
+        found = _differences(there, here["must_agree"])
+        differences = [line for line in found if line.partition(":")[0] not in apart]
         if differences:
             raise MeasurementError(
                 f"{folder} holds results of another environment: {'; '.join(differences)}. "

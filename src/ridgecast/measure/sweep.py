@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from .base import Meter, Point, Provider
+from .base import DeviceInfo, Meter, Point, Provider
 from .durations import Durations
 from .interrupts import Interrupts
 from .plan import Plan
 from .record import admit
 from .sampling import choose, in_order, point_features
-from .session import Session, open_session
+from .session import open_session
 from .shards import ShardWriter, finished_points
 
-__all__ = ["DryRun", "Options", "Progress", "Result", "dry_run", "run_sweep"]
+__all__ = ["DryRun", "Options", "Progress", "Result", "Run", "dry_run", "run_sweep"]
 
 _TOGETHER = 8  # points chosen at once under a budget
 
@@ -155,28 +155,37 @@ def run_sweep(
     ):
         # with the lock in hand: a probe would disturb another's measurement
         session = open_session(plan, provider, meter)
-        admit(folder, session.environment, mix=options.mix)
+        admit(folder, session.environment.record, mix=options.mix)
         session.environment.write(folder)
         writer.record_order(plan.points)
-        run = _Run(plan, session, folder, options)
+        run = Run(plan, folder, options, session.device)
         run.resume()
+        idle_known = False
         for point in run.waiting(begun):
             started = time.monotonic()
-            row = run.measure(point)
+            if point.energy and not idle_known:
+                session, idle_known = session.with_idle(), True
+            row = session.row(point, run.attempt(point))
             with interrupts.held():
                 writer.append(row)
             run.told(point, row, time.monotonic() - started)
             if progress:
                 progress(run.progress(row, time.monotonic() - begun))
-    return run.result(time.monotonic() - begun)
+    names = (session.environment.id, session.provider.name, session.device.name)
+    return run.result(names, time.monotonic() - begun)
 
 
-class _Run:
-    """State of one run: what is finished, what was learned of durations, and the counts."""
+class Run:
+    """State of one run: what is finished, what was learned of durations, and the counts.
 
-    def __init__(self, plan: Plan, session: Session, folder: Path, options: Options) -> None:
-        self.plan, self.session, self.folder, self.options = plan, session, folder, options
-        self.durations = Durations(plan.points, session.device, plan.protocol)
+    Knows neither provider nor device: `device` only helps to guess durations.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, options: Options, device: DeviceInfo | None = None
+    ) -> None:
+        self.plan, self.folder, self.options = plan, folder, options
+        self.durations = Durations(plan.points, device, plan.protocol)
         self.attempts: dict[str, int] = {}
         self.finished: set[str] = set()
         self.before = self.done = self.invalid = 0
@@ -184,7 +193,6 @@ class _Run:
         self.log_ratio = np.full(len(plan.points), np.nan)
         self.index = {point.key: i for i, point in enumerate(plan.points)}
         self.ended_by = "done"
-        self._idle_known = False
 
     def resume(self) -> None:
         """Take over what earlier runs finished."""
@@ -228,11 +236,9 @@ class _Run:
                 if self.durations.expected(point) <= left:
                     yield point
 
-    def measure(self, point: Point) -> dict[str, Any]:
-        """Row of one point; the idle power is measured before the first that asks for energy."""
-        if point.energy and not self._idle_known:
-            self.session, self._idle_known = self.session.with_idle(), True
-        return self.session.row(point, self.attempts.get(point.key, 0) + 1)
+    def attempt(self, point: Point) -> int:
+        """Return the number of the attempt that is next at a point, from 1."""
+        return self.attempts.get(point.key, 0) + 1
 
     def told(self, point: Point, row: Mapping[str, Any], took: float) -> None:
         """Count a finished row and learn from it and from the seconds that it took here."""
@@ -249,13 +255,14 @@ class _Run:
             eta = min(eta, max(self.options.budget - elapsed, 0.0))
         return Progress(self.done, len(self.plan.points), row, elapsed, eta)
 
-    def result(self, elapsed: float) -> Result:
-        """Sum of the run."""
+    def result(self, names: tuple[str, str, str], elapsed: float) -> Result:
+        """Sum of the run by environment, provider and device of these names."""
+        environment, provider, device = names
         return Result(
             out=self.folder,
-            environment=self.session.environment.id,
-            provider=self.session.provider.name,
-            device=self.session.device.name,
+            environment=environment,
+            provider=provider,
+            device=device,
             points=len(self.plan.points),
             finished_before=self.before,
             ok=self.by_status["ok"],
