@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import SpecError
-from .image import Canvas, Grid, ImageNetwork, Piece, act, attend, conv, linear, norm, table
-from .network import Amount, Cache, Layout
+from .image import Canvas, Grid, ImageNetwork
+from .image_pieces import Piece, act, attend, conv, linear, norm, table
+from .network import Amount, Cache, Layout, split
 
 __all__ = ["BLOCKS", "Dit"]
 
@@ -107,6 +109,13 @@ class Dit(ImageNetwork):
         return [(replace(grid, t=min(self.chunk, frames - s), past=0 if linear_only else s * area),
                  1.0) for s in starts]  # fmt: skip
 
+    def check(self, layout: Layout) -> None:
+        """Raise InfeasibleError for a layout that does not divide the heads, or has experts."""
+        super(Dit, self).check(layout)
+        heads = {self.heads, self._linear_heads if self.attention == "linear" else self.heads}
+        for each in sorted(heads):
+            split(each, layout.tp * layout.cp, "attention heads over tp x cp")
+
     def caches(self) -> tuple[Cache, ...]:
         """Keys and values of every block where a clip or picture is made piece by piece.
 
@@ -170,7 +179,8 @@ class Dit(ImageNetwork):
 
     def _mixer(self, n: int, rows: str = "grid", qk: int | None = None) -> Iterator[Piece]:
         """Self-attention: norm, q k v, their norms, attention, output."""
-        h, at = self.hidden, {"rows": rows, "count": float(n), "held": float(self.hidden)}
+        h = self.hidden
+        at: dict[str, Any] = {"rows": rows, "count": float(n), "held": float(h)}
         linear_one = self.attention == "linear"
         heads = self._linear_heads if linear_one else self.heads
         yield norm("attention", h, **at)
@@ -184,7 +194,7 @@ class Dit(ImageNetwork):
 
     def _feed(self, n: int, rows: str = "grid", hold: int = 0) -> Iterator[Piece]:
         h, f = self.hidden, self.ffn
-        at = {"rows": rows, "count": float(n), "held": float(h + hold)}
+        at: dict[str, Any] = {"rows": rows, "count": float(n), "held": float(h + hold)}
         yield norm("ffn", h, **at)
         if not self.mix:
             yield linear("ffn", h, f, cut="col", **at)
@@ -204,7 +214,8 @@ class Dit(ImageNetwork):
         yield from self._feed(n)
 
     def _cross(self, n: int) -> Iterator[Piece]:
-        h, at = self.hidden, {"count": float(n), "held": float(self.hidden)}
+        h = self.hidden
+        at: dict[str, Any] = {"count": float(n), "held": float(h)}
         yield Piece("time", "table", 1, 0, "vector", extra=6.0 * h, count=float(n))
         yield from self._mixer(n)
         yield norm("cross_attention", h, affine=self.affine, **at)
@@ -222,7 +233,7 @@ class Dit(ImageNetwork):
         yield linear("time", self._vector, 6 * h, "vector", count=both)
         yield linear("time", self._vector, (2 if last else 6) * h, "vector", count=both)
         for rows in ("grid", "text"):
-            at = {"rows": rows, "count": both, "held": float(h)}
+            at: dict[str, Any] = {"rows": rows, "count": both, "held": float(h)}
             yield norm("attention", h, **at)
             yield linear("qkv", h, 3 * h, cut="col", **at)
             if self.qk:
@@ -234,7 +245,8 @@ class Dit(ImageNetwork):
             yield from self._feed(n, rows)
 
     def _single(self, n: int) -> Iterator[Piece]:
-        h, f, at = self.hidden, self.ffn, {"rows": "joint", "count": float(n)}
+        h, f = self.hidden, self.ffn
+        at: dict[str, Any] = {"rows": "joint", "count": float(n)}
         held = float(h)
         yield linear("time", self._vector, 3 * h, "vector", count=float(n))
         yield norm("attention", h, held=held, **at)

@@ -1,7 +1,7 @@
 """Networks over grids of pixels or latents: what is shared by U-Nets, image transformers and VAEs.
 
-Owns `Canvas` (what is drawn), `Piece` (one layer, from which parameters, calls and live memory all
-follow, so that they cannot disagree) and `ImageNetwork`. Knows shapes only.
+Owns `Canvas` (what is drawn) and `ImageNetwork`, which makes parameters, calls and live memory of
+one list of layers (`image_pieces`), so that they cannot disagree. Knows shapes only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InfeasibleError, SpecError
+from .image_pieces import Piece
 from .network import Amount, Call, Layout, Network, Tokens, Weights, split
+from .pieces import collective, merged
 
-__all__ = ["Canvas", "Grid", "ImageNetwork", "Piece", "act", "attend", "conv", "linear", "norm",
-           "table"]  # fmt: skip
-
+__all__ = ["Canvas", "Grid", "ImageNetwork"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,90 +58,6 @@ class Grid:
     text: Amount
     past: Amount = 0
     first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One layer (or `count` alike): a product, a convolution, an attention, a norm, a point's work.
-
-    `out` and `inner` are channels. `rows` says what it runs over: "grid" (positions of the latent
-    times `side`^2, frames times `time`), "text", "joint" (both), "vector" (one a sample).
-    `taps` and `stride` are (frames, height, width); the grid is that of the output. Attention has
-    `heads` over `keys` ("grid", "text", "joint") along `axis`: "all" positions, those in "space" of
-    a frame, or the frames of a position ("time"). `extra` are parameters beside the product,
-    `held` channels that stay live beside input and output (residuals, skips). `cut` says how tensor
-    parallelism cuts it: "col" (outputs), "row" (inputs; a sum follows), "" (repeated). `later`:
-    not in the first chunk of a causal coder.
-    """
-
-    part: str
-    op: str
-    out: int
-    inner: int = 0
-    rows: str = "grid"
-    side: float = 1.0
-    time: float = 1.0
-    count: float = 1.0
-    extra: float = 0.0
-    taps: tuple[int, int, int] = (1, 1, 1)
-    stride: tuple[int, int, int] = (1, 1, 1)
-    groups: int = 1
-    heads: int = 0
-    keys: str = ""
-    axis: str = "all"
-    variant: str = "flash"
-    kind: str = "layer"
-    held: float = 0.0
-    cut: str = ""
-    later: bool = False
-
-    @property
-    def elements(self) -> float:
-        """Parameters of one instance."""
-        if self.op in ("convolution", "gemm", "table"):
-            return self.out * self.inner // self.groups * float(np.prod(self.taps)) + self.extra
-        return self.extra
-
-    @property
-    def role(self) -> str:
-        """What formats go by."""
-        roles = {"convolution": "conv", "gemm": "linear", "attention": "attention",
-                 "normalisation": "norm", "table": "embedding"}  # fmt: skip
-        return roles.get(self.op, "other")
-
-
-def conv(part: str, inner: int, out: int, taps: int | tuple[int, int, int] = 3, **more: Any) -> Piece:
-    """Convolution with bias; a whole `taps` is (1, taps, taps)."""
-    shape = (1, taps, taps) if isinstance(taps, int) else taps
-    bias = more.pop("bias", True)
-    return Piece(part, "convolution", out, inner, taps=shape, extra=out if bias else 0, **more)
-
-
-def linear(part: str, inner: int, out: int, rows: str = "grid", **more: Any) -> Piece:
-    """Product with a weight, with bias."""
-    bias = more.pop("bias", True)
-    return Piece(part, "gemm", out, inner, rows, extra=out if bias else 0, **more)
-
-
-def norm(part: str, cols: int, kind: str = "layer", affine: float = 0, **more: Any) -> Piece:
-    """Normalisation with `affine` parameters a column (or `extra_of` parameters in all)."""
-    extra = more.pop("extra_of", affine * cols)
-    return Piece(part, "normalisation", cols, cols, kind=kind, extra=extra, **more)
-
-
-def attend(part: str, width: int, heads: int, keys: str = "grid", **more: Any) -> Piece:
-    """Attention of `width` columns; q, k and v are its input."""
-    return Piece(part, "attention", width, 3 * width, heads=heads, keys=keys, **more)
-
-
-def act(part: str, inner: int, out: int, **more: Any) -> Piece:
-    """Point by point: `inner` columns in, `out` columns out."""
-    return Piece(part, "pointwise", out, inner, **more)
-
-
-def table(part: str, rows: int, cols: int, **more: Any) -> Piece:
-    """Table of parameters that is read by row or added as it is; no call of its own."""
-    return Piece(part, "table", cols, rows, rows="vector", **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +101,10 @@ class ImageNetwork(Network):
         )
 
     def latent(self, canvas: Canvas) -> Grid:
-        """Return the whole canvas as this network's grid. Raises SpecError for sizes that do not fit."""
+        """Return the whole canvas as this network's grid.
+
+        Raises SpecError for sizes that do not fit, with the nearest that do.
+        """
         for name in ("height", "width"):
             value = np.asarray(getattr(canvas, name), np.float64)
             bad = np.mod(value, self.multiple) != 0
@@ -208,7 +127,7 @@ class ImageNetwork(Network):
                     _plain(text))  # fmt: skip
 
     def grids(self, canvas: Canvas) -> list[tuple[Grid, Amount]]:
-        """Passes that one call on a canvas takes, and how often; one by default."""
+        """List the passes that a call on a canvas takes, and how often; one by default."""
         return [(self.latent(canvas), 1.0)]
 
     def check(self, layout: Layout) -> None:
@@ -223,7 +142,7 @@ class ImageNetwork(Network):
 
     def calls(self, groups: Sequence[Any], layout: Layout) -> list[Call]:
         """Operations of one pass over each `Canvas` of `groups` (`Tokens` are refused)."""
-        return _merge([c for g in groups for c in self.image_calls(_canvas(self, g), layout)])
+        return merged([c for g in groups for c in self.image_calls(_canvas(self, g), layout)])
 
     def image_calls(self, canvas: Canvas, layout: Layout) -> list[Call]:
         """Operations of one call on `canvas`, all its chunks, on one device."""
@@ -234,16 +153,18 @@ class ImageNetwork(Network):
                 if not (piece.later and grid.first):
                     out += [replace(c, count=c.count * times)
                             for c in _Spread(self, grid, layout).calls(piece)]  # fmt: skip
-        return _merge(out)
+        return merged(out)
 
     def activations(self, tokens: Any, layout: Layout) -> Amount:
-        """Elements live on one device at the peak of a pass over a `Canvas`: a layer's input and
-        output with what must stay beside them (residuals, skips, kept frames)."""
+        """Elements live on one device at the peak of a pass over a `Canvas`.
+
+        A layer's input and output, with what must stay beside them (residuals, skips, kept frames).
+        """
         self.check(layout)
         canvas, peak = _canvas(self, tokens), np.float64(0.0)
         for grid, _ in self.grids(canvas):
             spread = _Spread(self, grid, layout)
-            kept = self.kept(grid) / layout.cp
+            kept = self.kept(grid) / (layout.cp * layout.dp)
             for piece in _pieces(self, True):
                 if not (piece.later and grid.first):
                     peak = np.maximum(peak, spread.live(piece) + kept)
@@ -310,8 +231,8 @@ class _Spread:
         if p.op == "normalisation":
             return [Call(p.part, p.op, self._norm(p, cells), count, p.role)]
         if p.op == "pointwise":
-            whole = {"elements": _whole(cells * p.out / tp), "inputs": max(1, round(p.inner / p.out)),
-                     "ops": max(2, round(p.inner / p.out))}  # fmt: skip
+            ins = max(1, round(p.inner / p.out))
+            whole = {"elements": _whole(cells * p.out / tp), "inputs": ins, "ops": max(2, ins)}
             return [Call(p.part, p.op, whole, count, p.role)]
         n = split(p.out, tp, f"{p.part} columns") if p.cut == "col" else p.out
         k = split(p.inner, tp, f"{p.part} rows") if p.cut == "row" or p.groups > 1 else p.inner
@@ -330,7 +251,8 @@ class _Spread:
         height = np.ceil(np.asarray(self.grid.h * p.side * sh, np.float64) / self.layout.cp)
         out: dict[str, Any] = {
             "in_channels": k, "out_channels": n, "height": _whole(height),
-            "width": _whole(self.grid.w * p.side * sw), "kernel_h": p.taps[1], "kernel_w": p.taps[2],
+            "width": _whole(self.grid.w * p.side * sw), "kernel_h": p.taps[1],
+            "kernel_w": p.taps[2],
             "padding_h": p.taps[1] // 2, "padding_w": p.taps[2] // 2, "stride_h": sh,
             "stride_w": sw, "groups": max(1, p.groups // tp) if p.groups > 1 else 1,
         }  # fmt: skip
@@ -391,9 +313,9 @@ class _Spread:
         return [self._collective("send_recv", cells, 2, p, count * 2.0)]
 
     def _collective(self, kind: str, cells: Amount, n: int, p: Piece, count: Amount) -> Call:
-        sent = {"kind": kind, "bytes": _plain(np.maximum(2.0 * cells, 1.0)), "gpus": n,
-                "gpus_per_node": min(n, self.layout.gpus_per_node)}  # fmt: skip
-        return Call(f"{p.part} {kind}", "collective", sent, count, "other")
+        stride = 1 if kind == "all_reduce" else self.layout.tp  # shards of a layer lie together
+        made = collective(f"{p.part} {kind}", kind, cells, n, self.layout, stride=stride)[0]
+        return replace(made, count=count)
 
 
 def _canvas(network: Network, group: Any) -> Canvas:
@@ -403,17 +325,6 @@ def _canvas(network: Network, group: Any) -> Canvas:
     raise SpecError(
         f"{network.name}: got {what}, an image network needs a Canvas(height, width, frames, batch)"
     )
-
-
-def _merge(calls: list[Call]) -> list[Call]:
-    """Add up the counts of equal calls."""
-    found: dict[tuple[Any, ...], Call] = {}
-    for c in calls:
-        shape = tuple((k, v.tobytes() if isinstance(v, np.ndarray) else v)
-                      for k, v in sorted(c.fields.items()))  # fmt: skip
-        key = (c.part, c.op, c.role, c.phase, shape)
-        found[key] = replace(c, count=found[key].count + c.count) if key in found else c
-    return list(found.values())
 
 
 def _plain(value: Any) -> Amount:

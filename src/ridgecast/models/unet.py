@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from .image import ImageNetwork, Piece, act, attend, conv, linear, norm
+from .image import ImageNetwork
+from .image_pieces import Piece, act, attend, conv, linear, norm
 
 __all__ = ["UNet", "resnet"]
 
@@ -18,7 +20,7 @@ def resnet(
     inner: int, out: int, side: float, *, vector: int = 0, held: float = 0.0, part: str = "resnet"
 ) -> Iterator[Piece]:
     """Residual block: norm, convolution, (time), norm, convolution, shortcut. `held`: skips."""
-    at = {"side": side}
+    at: dict[str, Any] = {"side": side}
     yield norm(part, inner, "group", 2, groups=32, held=held + inner, **at)
     yield conv(part, inner, out, held=held + inner, **at)
     if vector:
@@ -92,9 +94,7 @@ class UNet(ImageNetwork):
         yield norm("ends", now, "group", 2, groups=32)
         yield conv("ends", now, self.channels)
 
-    def _block(
-        self, inner: int, out: int, level: int, side: float, held: float
-    ) -> Iterator[Piece]:
+    def _block(self, inner: int, out: int, level: int, side: float, held: float) -> Iterator[Piece]:
         yield from resnet(inner, out, side, vector=self._vector, held=held)
         if self.depths[level]:
             yield from self._transformer(out, self.heads[level], self.depths[level], side, held)
@@ -103,7 +103,7 @@ class UNet(ImageNetwork):
         self, c: int, heads: int, depth: int, side: float, held: float
     ) -> Iterator[Piece]:
         """Self-attention, attention to the text and a gated feed-forward layer, `depth` times."""
-        at = {"side": side, "held": held + c}
+        at: dict[str, Any] = {"side": side, "held": held + c}
         once = [norm("attention", c, "group", 2, groups=32, **at)]
         project = linear("attention", c, c, **at)
         if not self.linear_projection:  # a 1 x 1 convolution: the same product, another weight role
@@ -125,7 +125,7 @@ class UNet(ImageNetwork):
         yield linear("ffn", 4 * c, c, **at)
 
 
-def _times(at: dict[str, float], times: float) -> dict[str, float]:
+def _times(at: dict[str, Any], times: float) -> dict[str, Any]:
     """Return the same place, `times` as often."""
     return at | {"count": at["count"] * times}
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import SpecError, unknown_name
-from .image import Canvas, Grid, ImageNetwork, Piece, act, attend, conv, linear, norm
+from .image import Canvas, Grid, ImageNetwork
+from .image_pieces import Piece, act, attend, conv, linear, norm
 from .network import Amount
 
 __all__ = ["STYLES", "Vae"]
@@ -39,6 +41,7 @@ class Vae(ImageNetwork):
     up_blocks: tuple[int, ...] = ()
     quant: bool = True
     chunk: int = 0
+    codes: int = 0
     direction: str = field(default="decode", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -92,8 +95,11 @@ class Vae(ImageNetwork):
 
     def _kl_decode(self) -> Iterator[Piece]:
         now, z = self.widths[-1], self.channels
+        if self.codes:  # codes, and four products that smooth the maps of scales
+            yield Piece("codes", "table", z, self.codes, "vector")
+            yield conv("ends", z, z, count=4.0)
         if self.quant:
-            yield conv("ends", z, z, 1)
+            yield conv("ends", z, z, 3 if self.codes else 1)
         yield conv("ends", z, now)
         yield from self._middle(now)
         side = 1.0
@@ -101,6 +107,8 @@ class Vae(ImageNetwork):
             for _ in range(self.blocks[level] + 1):
                 yield from self._res(now, self.widths[level], side, 1.0)
                 now = self.widths[level]
+                if self.codes and side == 1.0:
+                    yield from self._attention(now)
             if level:
                 side *= 2
                 yield act("resample", now, now, side=side)
@@ -114,13 +122,16 @@ class Vae(ImageNetwork):
             for _ in range(self.blocks[level]):
                 yield from self._res(now, width, side, 1.0)
                 now = width
+                if self.codes and side == 1.0:
+                    yield from self._attention(now)
             if level < len(self.widths) - 1:
                 side /= 2
                 yield conv("resample", now, now, side=side, stride=(1, 2, 2))
         yield from self._middle(now)
-        yield from self._end(now, 2 * self.channels, side, 1.0)
+        out = self.channels if self.codes else 2 * self.channels  # mean and deviation
+        yield from self._end(now, out, side, 1.0)
         if self.quant:
-            yield conv("ends", 2 * self.channels, 2 * self.channels, 1)
+            yield conv("ends", out, out, 3 if self.codes else 1)
 
     def _wan_decode(self) -> Iterator[Piece]:
         now, z, last = self.widths[-1], self.channels, len(self.widths) - 1
@@ -218,7 +229,7 @@ class Vae(ImageNetwork):
         yield conv("ends", now, self.channels, held=self.channels, side=side)
 
     def _dc_block(self, c: int, level: int, side: float) -> Iterator[Piece]:
-        at = {"side": side, "held": float(c)}
+        at: dict[str, Any] = {"side": side, "held": float(c)}
         if level < 3:  # DC-AE: linear attention in the three coarsest of six levels
             yield conv("resnet", c, c, **at)
             yield conv("resnet", c, c, bias=False, **at)
@@ -240,7 +251,7 @@ class Vae(ImageNetwork):
     def _taps(self) -> tuple[int, int, int]:
         return (1, 3, 3) if self.style == "kl" else (3, 3, 3)
 
-    def _norm(self, part: str, c: int, latent: int = 0, **at: float) -> Iterator[Piece]:
+    def _norm(self, part: str, c: int, latent: int = 0, **at: Any) -> Iterator[Piece]:
         """Group norm; RMS in Wan; in CogVideoX's decoder gain and shift come from the latent."""
         if self.style == "wan":
             yield norm(part, c, "rms", 1, **at)
@@ -254,7 +265,7 @@ class Vae(ImageNetwork):
     def _res(
         self, inner: int, out: int, side: float, time: float, latent: int = 0
     ) -> Iterator[Piece]:
-        at = {"side": side, "time": time, "held": float(inner)}
+        at: dict[str, Any] = {"side": side, "time": time, "held": float(inner)}
         yield from self._norm("resnet", inner, latent, **at)
         yield conv("resnet", inner, out, self._taps, **at)
         yield from self._norm("resnet", out, latent, **at)
@@ -263,15 +274,19 @@ class Vae(ImageNetwork):
             yield conv("resnet", inner, out, 1, **at)
 
     def _middle(self, c: int) -> Iterator[Piece]:
-        """Two residual blocks around attention of one head over a frame's positions."""
+        """Two residual blocks around an attention."""
         yield from self._res(c, c, 1.0, 1.0)
+        yield from self._attention(c)
+        yield from self._res(c, c, 1.0, 1.0)
+
+    def _attention(self, c: int) -> Iterator[Piece]:
+        """Attention of one head over a frame's positions."""
         yield from self._norm("attention", c, held=float(c))
         yield conv("attention", c, 3 * c, 1, held=float(c))
         yield attend("attention", c, 1, axis="space", held=float(c))
         yield conv("attention", c, c, 1, held=float(c))
-        yield from self._res(c, c, 1.0, 1.0)
 
     def _end(self, c: int, out: int, side: float, time: float, latent: int = 0) -> Iterator[Piece]:
-        at = {"side": side, "time": time}
+        at: dict[str, Any] = {"side": side, "time": time}
         yield from self._norm("ends", c, latent, **at)
         yield conv("ends", c, out, self._taps, **at)
