@@ -187,9 +187,9 @@ class LatentAttention:
     (170 for DeepSeek-V3), so that decode and verification are absorbed, prefill is expanded.
 
     `index_top_k` > 0: sparse attention (DeepSeek-V3.2-Exp report, 2025): attention sees that many
-    keys and is absorbed. They are the best by an indexer of `index_heads` heads of `index_dim`,
-    which scores all keys and is repeated on every shard; 0 heads: an earlier layer's choice is
-    taken (GLM-5.2).
+    keys and is absorbed, but for prefill of no more keys than that, where all are seen. They are
+    the best by an indexer of `index_heads` heads of `index_dim`, which scores all keys and is
+    repeated on every shard; 0 heads: an earlier layer's choice is taken (GLM-5.2).
     """
 
     heads: int
@@ -206,8 +206,6 @@ class LatentAttention:
     @property
     def turn(self) -> float:
         """Queries a sequence from which on expanded attention has fewer operations."""
-        if self.index_top_k:
-            return float("inf")
         more = 2 * self.kv_lora - self.nope - self.v_head_dim
         if more <= 0:
             return float("inf")
@@ -260,6 +258,8 @@ class LatentAttention:
     def _share(self, group: Tokens, absorbed: bool) -> Amount:
         """1 where a group attends in this way, else 0."""
         below = np.less(group.q_len, self.turn)
+        if self.index_top_k:
+            below = below | np.greater(group.kv_len, self.index_top_k)
         chosen = np.where(below if absorbed else ~below, 1.0, 0.0)
         return chosen if chosen.ndim else float(chosen)
 

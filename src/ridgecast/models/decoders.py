@@ -84,7 +84,8 @@ def llama(f: Fields, **attention: Any) -> Decoder:
     hidden, layers = f.whole("hidden_size"), _layers(f)
     bias = f.flag("attention_bias", False)
     attention = {"qkv_bias": bias, "out_bias": bias} | attention
-    slides = f.has("sliding_window") and f.flag("use_sliding_window", True)
+    mistral = not f.word("model_type").startswith("qwen")  # Qwen slides only where it says so
+    slides = f.has("sliding_window") and f.flag("use_sliding_window", mistral)
     first = f.whole("max_window_layers", default=0, low=0) if f.has("use_sliding_window") else 0
     windows = _windows(f, layers, [slides and i >= first for i in range(layers)])
     one = _grouped(f, hidden, **attention)
