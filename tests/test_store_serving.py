@@ -143,3 +143,26 @@ def test_measured_file():
         whole = out[left] * out[right] * out["pp"] * out["replicas"]
         assert (whole[one] == out["devices"][one]).all()
     assert np.isfinite(out["concurrency"][good]).all()
+
+
+def test_split_and_floor(tmp_path):
+    from ridgecast.accuracy.serving import network, repeats, score, unseen_network
+
+    size = sizes("", 4, 1, 1, 4, 1)
+    table = imported(
+        tmp_path, row("a_tp4_ep1_1", MARCH, **size),
+        row("b_tp4_ep1_2", MARCH, **size, silicon_tpot_ms=25.0),
+        row("c_tp4_ep1_3", MARCH, **size, silicon_tpot_ms=50.0, backend_version="1"),
+        row("d_tp4_ep1_4", MARCH, **size, model_path="nvidia/Qwen3-32B-NVFP4"),
+        row("e_tp4_ep1_5", MARCH, **size, model_path="Qwen/Qwen3-32B", silicon_tpot_ms=-1.0),
+    )  # fmt: skip
+    split = unseen_network(table)
+    assert split.train.tolist() == [False, False, False, True, False]
+    assert split.test.tolist() == [True, True, True, False, False]
+    # pairs 12.5-25, 12.5-50, 25-50: differences 1, 3, 1
+    floor = repeats(table, "tpot_s")
+    assert (floor.rows, floor.median) == (3, pytest.approx(1))
+    assert floor.mape == pytest.approx(5 / 3)
+    assert repeats(table, "tpot_s", beside=("engine_version",)).rows == 1
+    assert network("deepseek-ai/DeepSeek-V3") == network("nvidia/DeepSeek-R1-NVFP4")
+    assert score(np.array([1.0, 2.0, 4.0]), np.array([1.1, 1.0, np.nan])).mape == pytest.approx(0.3)
