@@ -6,7 +6,7 @@ the choice of a time model for a device, a format and a collection. Fits nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -201,10 +201,14 @@ class Bundle:
         named = [e for e in lines if collection in e["collection"]]
         left = np.ones(rows, bool)
         out: list[tuple[OperatorModel | None, npt.NDArray[np.bool_]]] = []
-        for line in sorted(named, key=lambda e: ("for" in e, _preference(e)), reverse=True):
+        ranked = sorted(named, key=lambda e: ("for" in e, _preference(e)), reverse=True)
+        for line in ranked:
             mine = left & _meant(line, op, rows)
             if mine.any():
-                out.append((_operator(self.path / line["folder"]), mine))
+                model = _operator(self.path / line["folder"])
+                if "for" not in line and not model.knows(op):
+                    model = next((m for m in self._others(ranked, line) if m.knows(op)), model)
+                out.append((model, mine))
                 left = left & ~mine
         if collection and lines and not out:
             have = ", ".join(e["collection"] for e in lines)
@@ -212,6 +216,14 @@ class Bundle:
                 f"no collection {collection!r} of such {op.name} on {hardware}; have {have}"
             )
         return [*out, (None, left)] if left.any() else out
+
+    def _others(
+        self, lines: Sequence[Mapping[str, Any]], but: Mapping[str, Any]
+    ) -> Iterator[OperatorModel]:
+        """Load the other lines' models, in the order of preference."""
+        for line in lines:
+            if line is not but and "for" not in line:
+                yield _operator(self.path / line["folder"])
 
     def pooled_operator(self, op: str) -> OperatorModel | None:
         """Load the model of an operation for devices without measurements, where there is one."""

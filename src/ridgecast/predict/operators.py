@@ -11,7 +11,7 @@ Owns the descent and what each rung does to the interval. Knows no operation by 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,7 +23,7 @@ from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
 from ..hardware import Hardware, get, names, resolve
 from ..kernels.bound import Cache, check_cache
-from ..kernels.operator import assumed_links
+from ..kernels.operator import assumed_links, link_of
 from ..ops import op_class
 from ..ops.base import Op, resident_of
 from ..store.tables import Table
@@ -44,6 +44,10 @@ ANALYTIC_SPREAD = (0.644, 0.909, 1.078, 1.566, 2.497, 5.099, 10.429, 16.127, 35.
 # frameworks each (derived: benchmarks/operator_spread.py --streaming)
 STREAMING_SPREAD = (0.342, 0.579, 0.621, 1.062, 1.274, 1.648, 2.460, 2.713, 3.832)
 _OTHER_WORDS = 2.0  # 90 % factor of a transfer between formats or variants (assumed)
+_SWITCHED = {"nvlink", "xgmi", "xe_link"}  # over PCIe the board decides, not the device
+_NEAR = 2.0  # factor between devices that stand for one another (assumed)
+# 90 % factor of such a transfer: benchmarks/sibling_operators.py, collectives of four devices
+_SIBLING = 1.54
 _KIN = 3  # devices of a vendor that make a relative (assumed)
 _CHUNK = 16384  # rows at a time, on all cores
 
@@ -248,12 +252,52 @@ def _unmeasured(
         if base is not k:
             time, low, high = _moved(time, low, high, k, base, known(op, k.rows, device))
         return _clamped(time, low, high, k, basis, reason)
+    if pooled is None:
+        bus = "peer" in k.work.links and not _SWITCHED & set(device.links)
+        for model in () if bus else _siblings(op, k.rows, device, bundle):
+            answer = _measured(op, k, device, model, level, cache)
+            low, high = answer.low / _SIBLING, answer.high * _SIBLING
+            basis[:] = "transferred"
+            reason = f"{model.hardware} is the nearest device measured ({model.collection})"
+            return _clamped(answer.time, low, high, k, basis, reason)
     tail = (1.0 - level) / 2.0
     spread = STREAMING_SPREAD if op.streams else ANALYTIC_SPREAD
     fast, middle, slow = np.exp(np.interp((tail, 0.5, 1.0 - tail), PROBABILITIES, np.log(spread)))
     reason = f"physics of {op.name}; no measurement of it on {device.name}"
     t = k.analytic
     return _clamped(t * middle, t * fast, t * slow, k, basis, reason)
+
+
+def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[OperatorModel]:
+    """Yield the model of the most similar measured device, where one is similar enough.
+
+    Similar: the same vendor, and bf16 rate, memory bandwidth and link to peers each within
+    a factor of _NEAR; the nearest in those logarithms comes first.
+    """
+    near: list[tuple[float, str]] = []
+    for name in {str(e["hardware"]) for e in bundle.card.get("operators", ())
+                 if e["op"] == op.name}:  # fmt: skip
+        other = get(name) if name in names() else None
+        if other is None or other.vendor != device.vendor:
+            continue
+        far = [abs(float(np.log(a / b))) for a, b in
+               zip(_scale(other), _scale(device), strict=True)]  # fmt: skip
+        if max(far) <= np.log(_NEAR):
+            near.append((sum(far), name))
+    for _, name in sorted(near)[:1]:
+        found = bundle.operators(op, rows, name)
+        if len(found) == 1 and found[0][0] is not None and found[0][0].knows(op):
+            yield found[0][0]
+
+
+def _scale(device: Hardware) -> tuple[float, float, float]:
+    """Rate, bandwidth and link that make devices similar."""
+    rate = device.rates.get("bf16") or device.rates.get("fp16") or max(device.rates.values())
+    try:
+        peer = link_of(device, "peer").bandwidth
+    except RidgecastError:
+        peer = 1.0
+    return rate, device.memory.bandwidth, peer
 
 
 def _clamped(
