@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from ridgecast.dtypes import dtype
 from ridgecast.errors import InfeasibleError, MissingExtraError, SpecError, UnsupportedError
 from ridgecast.models import Layout, Tokens, get, load, names
 from ridgecast.models.config import READERS, formats_in, read_config
@@ -312,6 +313,31 @@ def test_every_reader_can_be_imported():
 def test_formats_of_published_checkpoints(quantised, formats):
     config = LLAMA | ({"quantization_config": quantised} if quantised else {})
     assert formats_in(config) == formats
+
+
+def test_parts_quantised_beside_attention_left_alone():
+    roles = {w.part: w.role for w in get("deepseek-r1-nvfp4").weights()}
+    assert roles["qkv_down"] == roles["kv_up"] == "linear"
+    assert roles["attention_out"] == roles["shared_expert"] == roles["ffn"] == "expert"
+    calls = get("deepseek-r1-nvfp4").calls([Tokens(1, 1, 10)], ONE)
+    assert {c.role for c in calls if c.part.startswith("ffn_") and c.op == "gemm"} == {"expert"}
+    # Kimi-K2.5 keeps all but routed experts in 16 bits; 32 weights share a scale
+    kimi = get("kimi-k2.5")
+    assert isinstance(kimi, Decoder)
+    assert {w.part for w in kimi.weights() if w.role == "expert"} == {"experts"}
+    assert (kimi.native_dtype, kimi.expert_dtype, kimi.weight_group) == ("bf16", "int4_wo", 32)
+    v3 = get("deepseek-v3")
+    assert isinstance(v3, Decoder) and v3.weight_group == 128 * 128
+
+
+@pytest.mark.parametrize(("name", "gib"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
+def test_checkpoints_of_gpt_oss_have_their_published_size(name, gib):
+    # arXiv:2508.10925, table 1
+    net = get(name)
+    assert isinstance(net, Decoder)
+    held = sum(dtype(net.expert_dtype if w.role == "expert" else "bf16").bytes_of(w.total)
+               for w in net.weights())  # fmt: skip
+    assert held / 2**30 == pytest.approx(gib, rel=0.005)
 
 
 def test_nested_and_unnamed_configs(tmp_path):

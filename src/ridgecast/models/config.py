@@ -114,7 +114,11 @@ def read_config(config: Mapping[str, Any], name: str = "") -> Network:
     title = source.rpartition("/")[2]
     made = replace(made, name=name or title.lower() or architecture, title=title, source=source,
                    native_dtype=linear)  # fmt: skip
-    return replace(made, expert_dtype=expert, kv_dtype=kv) if isinstance(made, Decoder) else made
+    if not isinstance(made, Decoder):
+        return made
+    found = _quantisation(config)
+    return replace(made, expert_dtype=expert, kv_dtype=kv, narrow=_narrow(found),
+                   weight_group=_scale_group(found))  # fmt: skip
 
 
 def _language(config: Mapping[str, Any]) -> Fields:
@@ -172,26 +176,36 @@ def formats_in(config: Mapping[str, Any]) -> tuple[str, str, str]:
 
     Understands fp8 (with blocks or without), modelopt (NVFP4, FP8), mxfp4, AWQ, GPTQ,
     bitsandbytes and compressed-tensors. Where attention is listed as left alone, linear layers
-    count as 16 bits and the experts alone as quantised. Raises UnsupportedError for others.
+    count as 16 bits and experts as quantised. Raises UnsupportedError for others.
     """
-    parts = [config, *(config[k] for k in _NESTED if isinstance(config.get(k), Mapping))]
     wide = "bf16"
-    for part in parts:
+    for part in _parts(config):
         word = part.get("torch_dtype") or part.get("dtype")
         wide = _WIDE.get(str(word).removeprefix("torch."), wide)
-    found: Any = None
-    for part in parts:
-        found = part.get("quantization_config") or part.get("compression_config") or found
-    if not isinstance(found, Mapping):
+    found = _quantisation(config)
+    if not found:
         return wide, wide, ""
-    if isinstance(found.get("quantization"), Mapping):  # hf_quant_config.json
-        found = found["quantization"]
     linear = _quantised(found)
     cache = found.get("kv_cache_quant_algo") or found.get("kv_cache_scheme")
     if isinstance(cache, Mapping):
         cache = "FP8" if cache.get("num_bits") == 8 else ""
     kv = "fp8_e4m3" if str(cache or "").upper() == "FP8" else ""
     return (wide if _attention_left(found) else linear), linear, kv
+
+
+def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config, *(config[k] for k in _NESTED if isinstance(config.get(k), Mapping))]
+
+
+def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Find what the checkpoint says of its quantisation; empty where it says nothing."""
+    found: Any = None
+    for part in _parts(config):
+        found = part.get("quantization_config") or part.get("compression_config") or found
+    if not isinstance(found, Mapping):
+        return {}
+    inner = found.get("quantization")  # as in hf_quant_config.json
+    return inner if isinstance(inner, Mapping) else found
 
 
 def _quantised(q: Mapping[str, Any]) -> str:
@@ -237,14 +251,50 @@ def _group(group: Mapping[str, Any]) -> str:
     return ""
 
 
-def _attention_left(q: Mapping[str, Any]) -> bool:
-    """Whether the projections of attention are among what was not quantised."""
-    left: list[Any] = []
+def _scale_group(q: Mapping[str, Any]) -> int:
+    """Read how many weights share a scale (of a block: all of its cells); 0: it does not say."""
+    block = q.get("weight_block_size")
+    if isinstance(block, list) and len(block) == 2 and all(isinstance(b, int) for b in block):
+        return block[0] * block[1]
+    groups = q.get("config_groups")
+    weights = (
+        [g.get("weights") or {} for g in groups.values()] if isinstance(groups, Mapping) else []
+    )
+    for found in (
+        q.get("group_size"),
+        q.get("q_group_size"),
+        *(w.get("group_size") for w in weights),
+    ):
+        if isinstance(found, int) and found > 0:
+            return found
+    return 0
+
+
+def _left(q: Mapping[str, Any]) -> list[str]:
+    """Name the modules that were not quantised, without wildcards at their ends."""
+    found: list[Any] = []
     for key in ("ignore", "exclude_modules", "modules_to_not_convert"):
         given = q.get(key)
-        left += given if isinstance(given, list) else []
-    for entry in map(str, left):
-        word = entry.rstrip("*$.").removesuffix("\\")
-        if word.endswith(("self_attn", "kv_a_proj_with_mqa", "qkv_proj", "q_proj", "q_a_proj")):
-            return True
-    return False
+        found += given if isinstance(given, list) else []
+    return [str(entry).rstrip("*$.") for entry in found]
+
+
+def _attention_left(q: Mapping[str, Any]) -> bool:
+    """Whether the projections of q, k and v are among what was not quantised."""
+    tails = ("self_attn", "kv_a_proj_with_mqa", "qkv_proj", "q_proj", "q_a_proj")
+    return any(entry.endswith(tails) for entry in _left(q))
+
+
+def _narrow(q: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parts that were quantised with the experts though attention was left alone."""
+    if not _attention_left(q) or str(q.get("quant_method")).lower() == "mxfp4":
+        return ()  # mxfp4 quantises routed experts only
+    left = _left(q)
+    kept = {
+        "attention_out": any(e.endswith(("self_attn", "o_proj")) for e in left),
+        "ffn": any(
+            e.endswith(("mlp", "model.layers.0", "down_proj")) or "mlp\\.(" in e for e in left
+        ),
+        "shared_expert": any("shared_expert" in e for e in left),
+    }
+    return tuple(part for part, wide in kept.items() if not wide)

@@ -59,7 +59,9 @@ class Decoder(Network):
     kind of its norms ("rms" or "layer"), `norm_bias` whether they have shifts. `embed_norm`: one
     more norm after the embedding (BLOOM). `native_dtype` is the published format of linear layers,
     `expert_dtype` that of routed experts ("": the same), `kv_dtype` that of the cache where the
-    checkpoint says so.
+    checkpoint says so. `narrow` names parts of linear layers ("ffn", "shared_expert",
+    "attention_out") that are published in the experts' format; they take the role "expert".
+    `weight_group` weights share a scale, where the checkpoint says (0: as the format has it).
     """
 
     hidden: int
@@ -76,6 +78,8 @@ class Decoder(Network):
     norm_bias: bool = False
     expert_dtype: str = ""
     kv_dtype: str = ""
+    narrow: tuple[str, ...] = ()
+    weight_group: int = 0
 
     @property
     def layers(self) -> int:
@@ -104,7 +108,7 @@ class Decoder(Network):
                      *(block.ffn.weights(self.hidden) if block.ffn else ())]  # fmt: skip
             if block.norms:
                 parts.append(Weights("norm", "norm", float(gain * block.norms), split="none"))
-            found += [replace(w, count=w.count * block.count) for w in parts]
+            found += [replace(w, count=w.count * block.count, role=self._role(w)) for w in parts]
         if not self.tied or self.head_bias:
             rows = 0.0 if self.tied else table
             bias = self.vocab if self.head_bias else 0
@@ -136,7 +140,14 @@ class Decoder(Network):
         if self.final_norm:
             found.append(norm(t, self.hidden, self.norm, residual=True))
         found += self._head(self.rows(groups, layout), layout)
+        if self.narrow:
+            found = [replace(c, role=self._role(c)) for c in found]
         return merged(c for c in found if np.any(np.asarray(c.count) > 0))
+
+    def _role(self, of: Weights | Call) -> str:
+        """Role of a part, that of experts where it is published in their format."""
+        part = of.part.removesuffix("_up").removesuffix("_down")
+        return "expert" if of.role == "linear" and part in self.narrow else of.role
 
     def rows(self, groups: Sequence[Tokens], layout: Layout) -> Amount:
         """Rows that reach the output head of one device."""
