@@ -85,15 +85,37 @@ def test_encoders_of_coders_against_torch():
     assert flops(wan) == pytest.approx(1.637497e14, rel=1e-5)
 
 
+def test_unets_of_clips_against_torch():
+    # torch's modules project text and step once a frame; here once a sample
+    for name, canvas, width, torch in (
+        ("animatediff-sd-1.5-unet", Canvas(512, 512, 16), 768, 1.774891e13),
+        ("modelscope-t2v-unet", Canvas(256, 256, 16), 1024, 4.887105e12),
+    ):
+        text = sum(2 * 77 * width * 2 * c * n for c, n in ((320, 5), (640, 5), (1280, 6)))
+        ours = flops(net(name).calls([canvas], ONE)) + 15 * text
+        assert ours == pytest.approx(torch, rel=2e-4)
+
+
+def test_attention_over_frames_grows_with_their_square_only():
+    def of(frames):
+        calls = net("modelscope-t2v-unet").calls([Canvas(256, 256, frames)], ONE)
+        return flops(c for c in calls if c.op == "attention" and c.part == "temporal")
+
+    assert of(32) == 4 * of(16)
+    calls = net("modelscope-t2v-unet").calls([Canvas(256, 256, 16)], Layout(cp=2))
+    over_time = [c for c in calls if c.op == "attention" and c.part == "temporal"]
+    assert {c.fields["q_len"] for c in over_time} == {16}  # positions are divided, frames are not
+
+
 def test_published_multiply_adds():
     # DiT-XL/2 at 256 x 256: 118.6 G multiply-adds, arXiv:2212.09748, table 4 (there "Gflops")
     dit = net("dit-xl-2-transformer")
     assert flops(dit.calls([Canvas(256, 256)], ONE)) / 2e9 == pytest.approx(118.6, abs=0.05)
-    # SD 1.5's U-Net: 339 G multiply-adds without the products inside attention, as MACs are often
-    # given (arXiv:2305.15798, table 1: 338.7)
+    # SD 1.5's U-Net: 339 G multiply-adds, which leave out the products inside attention, as tools
+    # that count layers do (arXiv:2305.15798)
     calls = net("sd-1.5-unet").calls([Canvas(512, 512)], ONE)
     outside = [c for c in calls if c.op != "attention"]
-    assert flops(outside) / 2e9 == pytest.approx(338.7, abs=0.5)
+    assert flops(outside) / 2e9 == pytest.approx(339, abs=0.5)
 
 
 def test_attention_of_the_unet_by_hand():
@@ -213,6 +235,14 @@ def test_clip_made_in_chunks_over_a_cache():
     # half the pairs and half a chunk's diagonal
     full = flops(c for c in whole.calls([canvas], ONE) if c.part == "attention")
     assert flops(own_) == pytest.approx(full * (7 + 1) / (2 * 7))
+
+
+def test_linear_attention_keeps_a_state_of_fixed_size():
+    config = {**config_of("sana-video-2b-transformer"), "_chunk_frames": 3}
+    (cache,) = read(config).caches()
+    # 20 layers of 20 heads: a state of 112 x 112 and the sum of keys
+    assert cache.kind == "state"
+    assert cache.elements(1e6) == cache.elements(10) == 20 * 20 * 112 * 113
 
 
 def test_next_scale_generation_sees_all_scales_before():

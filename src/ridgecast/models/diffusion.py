@@ -68,16 +68,22 @@ def _levels(f: Fields, name: str, levels: int, default: int) -> tuple[int, ...]:
 def _unet(f: Fields) -> UNet:
     widths = _row(f, "block_out_channels", (320, 640, 1280, 1280))
     n = len(widths)
-    down = f.data.get("down_block_types") or ["CrossAttnDownBlock2D"] * (n - 1) + ["DownBlock2D"]
-    known = ("CrossAttnDownBlock2D", "DownBlock2D")
+    kind = {"UNetMotionModel": "motion", "UNet3DConditionModel": "full"}
+    temporal = kind.get(f.word("_class_name"), "")
+    known = {"motion": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
+             "full": ("CrossAttnDownBlock3D", "DownBlock3D"),
+             "": ("CrossAttnDownBlock2D", "DownBlock2D")}[temporal]  # fmt: skip
+    down = f.data.get("down_block_types") or [known[0]] * (n - 1) + [known[1]]
     if not isinstance(down, list) or len(down) != n:
         raise SpecError(f"{f.path}.down_block_types: got {down!r}, need one a level: {n}")
     for word in down:
         if word not in known:
             raise UnsupportedError(unknown_name(f"{f.path}.down_block_types", str(word), known))
     depths = _levels(f, "transformer_layers_per_block", n, 1)
-    # diffusers' field names heads a level, not their size, for these networks
-    heads = _levels(f, "attention_head_dim", n, 8)
+    # diffusers' field means heads a level for pictures, the size of a head for clips ("full")
+    heads = _levels(f, "attention_head_dim", n, 64 if temporal == "full" else 8)
+    if temporal == "full":
+        heads = tuple(w // size for w, size in zip(widths, heads, strict=True))
     vector = f.whole("projection_class_embeddings_input_dim", default=0, low=0)
     return UNet(
         "unet", widths, tuple(d * w.startswith("Cross") for d, w in zip(depths, down, strict=True)),
@@ -85,6 +91,7 @@ def _unet(f: Fields) -> UNet:
         f.whole("in_channels", default=4), vector,
         linear_projection=f.flag("use_linear_projection"),
         text_tokens=f.whole("_text_tokens", default=77), multiple=8 * 2 ** (n - 1),
+        temporal=temporal, motion_heads=f.whole("motion_num_attention_heads", default=8),
     )  # fmt: skip
 
 
@@ -293,6 +300,8 @@ def _canvas(f: Fields) -> Canvas:
 
 CLASSES: dict[str, Callable[[Fields], Network]] = {
     "UNet2DConditionModel": _unet,
+    "UNetMotionModel": _unet,
+    "UNet3DConditionModel": _unet,
     "DiTTransformer2DModel": _dit,
     "PixArtTransformer2DModel": _pixart,
     "SD3Transformer2DModel": _sd3,

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import SpecError, unknown_name
 from .image import ImageNetwork
 from .image_pieces import Piece, act, attend, conv, linear, norm
 
-__all__ = ["UNet", "resnet"]
+__all__ = ["TEMPORAL", "UNet", "resnet"]
+
+TEMPORAL = ("", "motion", "full")
 
 
 def resnet(
@@ -37,6 +40,11 @@ class UNet(ImageNetwork):
 
     `mid_depth` in the middle; `heads` a level; `context` the width of the text's states;
     `vector_in` the width of a pooled condition (SDXL: 2816; 0: none).
+
+    Clips: `temporal` "motion" adds a transformer over the frames of each position behind every
+    block (AnimateDiff, arXiv:2307.04725); "full" adds them where there is one over space, and four
+    convolutions over three frames behind each residual block (ModelScope, arXiv:2308.06571;
+    VideoCrafter is of that kind). `motion_heads` are those of the motion transformers.
     """
 
     widths: tuple[int, ...]
@@ -48,6 +56,14 @@ class UNet(ImageNetwork):
     channels: int = 4
     vector_in: int = 0
     linear_projection: bool = field(default=False, kw_only=True)
+    temporal: str = field(default="", kw_only=True)
+    motion_heads: int = field(default=8, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.temporal not in TEMPORAL:
+            raise SpecError(unknown_name(f"{self.name}.temporal", self.temporal, TEMPORAL))
+        if not len(self.widths) == len(self.depths) == len(self.heads):
+            raise SpecError(f"{self.name}: widths, depths and heads need one entry a level each")
 
     def pieces(self) -> tuple[Piece, ...]:
         """List all layers: down, middle and up, each with the skips that are live beside it."""
@@ -65,6 +81,8 @@ class UNet(ImageNetwork):
             yield linear("time", self.vector_in, vector, "vector")
             yield linear("time", vector, vector, "vector")
         yield conv("ends", self.channels, w[0])
+        if self.temporal == "full":
+            yield from self._frames(w[0], 512, 8, 1.0, 0.0)
         skips, last = [(w[0], 1.0)], len(w) - 1  # channels and side
         now = w[0]
         for level, width in enumerate(w):
@@ -79,8 +97,12 @@ class UNet(ImageNetwork):
                 skips.append((now, side / 2))
         side, held = 0.5**last, _held(skips, 0.5**last)
         yield from resnet(now, now, side, vector=vector, held=held)
+        yield from self._between(now, side, held)
         yield from self._transformer(now, self.heads[last], self.mid_depth, side, held)
+        if self.temporal:
+            yield from self._frames(now, now, self._motion_heads(last), side, held)
         yield from resnet(now, now, side, vector=vector, held=held)
+        yield from self._between(now, side, held)
         for level in range(last, -1, -1):
             width, side = w[level], 0.5**level
             for _ in range(self.blocks + 1):
@@ -96,8 +118,36 @@ class UNet(ImageNetwork):
 
     def _block(self, inner: int, out: int, level: int, side: float, held: float) -> Iterator[Piece]:
         yield from resnet(inner, out, side, vector=self._vector, held=held)
+        yield from self._between(out, side, held)
         if self.depths[level]:
             yield from self._transformer(out, self.heads[level], self.depths[level], side, held)
+        if self.temporal == "motion" or (self.temporal and self.depths[level]):
+            yield from self._frames(out, out, self._motion_heads(level), side, held)
+
+    def _motion_heads(self, level: int) -> int:
+        return self.motion_heads if self.temporal == "motion" else self.heads[level]
+
+    def _between(self, c: int, side: float, held: float) -> Iterator[Piece]:
+        """Four convolutions over three frames, behind a residual block."""
+        if self.temporal == "full":
+            at: dict[str, Any] = {"side": side, "held": held + c, "count": 4.0}
+            yield norm("temporal", c, "group", 2, groups=32, **at)
+            yield conv("temporal", c, c, (3, 1, 1), **at)
+
+    def _frames(self, c: int, wide: int, heads: int, side: float, held: float) -> Iterator[Piece]:
+        """List a transformer over each position's frames: two self-attentions, feed-forward."""
+        at: dict[str, Any] = {"side": side, "held": held + c}
+        yield norm("temporal", c, "group", 2, groups=32, **at)
+        yield linear("temporal", c, wide, **at)
+        yield linear("temporal", wide, c, **at)
+        at = {"side": side, "held": held + c + wide}
+        yield norm("temporal", wide, "layer", 2, count=3.0, **at)
+        yield linear("temporal", wide, 3 * wide, bias=False, count=2.0, **at)
+        yield attend("temporal", wide, heads, axis="time", count=2.0, **at)
+        yield linear("temporal", wide, wide, count=2.0, **at)
+        yield linear("temporal", wide, 8 * wide, **at)
+        yield act("temporal", 8 * wide, 4 * wide, **at)
+        yield linear("temporal", 4 * wide, wide, **at)
 
     def _transformer(
         self, c: int, heads: int, depth: int, side: float, held: float
