@@ -24,7 +24,8 @@ class ConvLayer:
     """One convolution of a `side` x `side` input; odd kernels are padded to keep the side.
 
     `normed`: a batch norm follows (its gain and shift are parameters, its statistics are not).
-    `kept` are elements of an image that wait beside it for the end of the block. `squeeze` > 0:
+    `kept` are elements of an image that wait beside it for the end of the block, where the layer
+    that `sums` adds them. `squeeze` > 0:
     the output passes a squeeze-and-excitation of that many units (Hu et al. 2018,
     arXiv:1709.01507).
     """
@@ -39,6 +40,7 @@ class ConvLayer:
     normed: bool = True
     active: bool = True
     kept: int = 0
+    sums: bool = False
     squeeze: int = 0
 
     @property
@@ -121,20 +123,20 @@ class ConvStage:
         after = (side + 2 * (k // 2) - k) // stride + 1
         if self.kind == "basic":
             yield ConvLayer(inputs, out, k, stride, side)
-            yield ConvLayer(out, out, k, 1, after, kept=held)
+            yield ConvLayer(out, out, k, 1, after, kept=held, sums=True)
         elif self.kind == "bottleneck":
             inner = round(out * self.ratio)
             groups = inner // self.group_width if self.group_width else 1
             yield ConvLayer(inputs, inner, 1, 1, side)
             yield ConvLayer(inner, inner, k, stride, side, groups, kept=held, squeeze=squeeze)
-            yield ConvLayer(inner, out, 1, 1, after, kept=held)
+            yield ConvLayer(inner, out, 1, 1, after, kept=held, sums=True)
         else:
             inner = round(inputs * self.ratio)
             held = held if stride == 1 and inputs == out else 0
             if inner != inputs:
                 yield ConvLayer(inputs, inner, 1, 1, side)
             yield ConvLayer(inner, inner, k, stride, side, inner, kept=held, squeeze=squeeze)
-            yield ConvLayer(inner, out, 1, 1, after, kept=held, active=False)
+            yield ConvLayer(inner, out, 1, 1, after, kept=held, sums=held > 0, active=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +252,7 @@ class ConvNet(Network):
             }
             found.append(Call("batch_norm", "normalisation", norm, present(images), "norm"))
             found += [pointwise("activation", out)] if c.active else []
-            found += [pointwise("shortcut", out, inputs=2)] if c.kept and c.kernel == 1 else []
+            found += [pointwise("shortcut", out, inputs=2)] if c.sums else []
         if c.squeeze:
             found += [
                 _mean(images * c.outputs, c.side_out**2),
