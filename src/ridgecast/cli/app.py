@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import RidgecastError, SpecError, unknown_name
-from . import calibrating, claiming, llming, lookup, measuring, predicting, studying, training
+from . import (
+    calibrating,
+    claiming,
+    llming,
+    lookup,
+    measuring,
+    modelling,
+    predicting,
+    studying,
+    training,
+)
 from .output import USAGE, exit_code
 
 __all__ = ["app"]
@@ -89,4 +99,6 @@ app.command("llm")(llming.llm)
 app.command("compare")(llming.compare)
 app.command("hardware")(lookup.hardware)
 app.command("ops")(lookup.ops)
+app.command("models")(modelling.models)
+app.command("techniques")(modelling.techniques)
 app.command("doctor")(lookup.doctor)
