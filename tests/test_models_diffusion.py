@@ -196,6 +196,9 @@ def test_tensor_parallel_transformer():
         flux.calls([canvas], Layout(tp=7))
     with pytest.raises(InfeasibleError, match="dp"):
         net("sd-1.5-unet").calls([canvas], Layout(tp=2))
+    for empty in (net("sd-1.5-unet"), net("sd-1.5")):
+        with pytest.raises(InfeasibleError, match="dp"):
+            empty.calls((), Layout(tp=2))
     with pytest.raises(InfeasibleError, match="experts"):
         flux.calls([canvas], Layout(tp=2, ep=2))
 

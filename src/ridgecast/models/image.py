@@ -142,6 +142,7 @@ class ImageNetwork(Network):
 
     def calls(self, groups: Sequence[Any], layout: Layout) -> list[Call]:
         """Operations of one pass over each `Canvas` of `groups` (`Tokens` are refused)."""
+        self.check(layout)  # layouts are refused without groups too
         return merged([c for g in groups for c in self.image_calls(_canvas(self, g), layout)])
 
     def image_calls(self, canvas: Canvas, layout: Layout) -> list[Call]:

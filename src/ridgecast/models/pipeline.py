@@ -112,6 +112,8 @@ class Pipeline(Network):
     def calls(self, groups: Sequence[Any], layout: Layout) -> list[Call]:
         """Operations of whole pictures or clips: all passes of all stages over each `Canvas`."""
         found: list[Call] = []
+        for s in self.stages:  # layouts are refused without groups too
+            s.network.calls((), layout)
         for g in groups:
             if not isinstance(g, Canvas):
                 raise SpecError(f"{self.name}: got {type(g).__name__}, a pipeline needs a Canvas")
