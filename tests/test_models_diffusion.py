@@ -50,9 +50,10 @@ def test_parameters_are_the_published_ones(name):
         assert net(name).parameters == published
 
 
-def test_var_sizes_as_rounded_in_the_paper():
+def test_autoregressive_sizes_as_rounded_in_their_papers():
     assert round(net("var-d16-transformer").parameters / 1e6) == 310
     assert round(net("var-d30-transformer").parameters / 1e9, 1) == 2.0
+    assert round(net("llamagen-xxl").parameters / 1e9, 1) == 1.4  # arXiv:2406.06525, table 1
 
 
 @pytest.mark.parametrize(

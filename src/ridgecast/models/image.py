@@ -257,6 +257,8 @@ class _Spread:
             "padding_h": p.taps[1] // 2, "padding_w": p.taps[2] // 2, "stride_h": sh,
             "stride_w": sw, "groups": max(1, p.groups // tp) if p.groups > 1 else 1,
         }  # fmt: skip
+        if p.groups == p.inner:
+            out["variant"] = "direct"  # depthwise: nothing for matrix units
         frames = self.frames(p)
         if p.taps[0] == 1:
             out["batch"] = _whole(np.maximum(self.batch * frames, 1.0))
