@@ -123,6 +123,8 @@ def _implied(config: Mapping[str, Any]) -> str:
         return "encoder"
     if kind in _SEEING and isinstance(config.get("vision_config"), Mapping):
         return "vision_language"
+    if kind in ("t5", "umt5", "clip_text_model"):  # read as what conditions generators
+        return "diffusion"
     return "decoder"
 
 
