@@ -14,7 +14,7 @@ from ridgecast.models.config import read_config
 from ridgecast.models.registry import config_of, get, names
 from ridgecast.ops import op_class
 
-KINDS = {"mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "nemotron_h"}
+KINDS = {"mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "nemotron_h", "zamba2"}
 SHIPPED = [n for n in names() if config_of(n).get("model_type") in KINDS]
 PRODUCTS = ("gemm", "attention", "convolution", "moe", "ssd")
 ONE = Layout()
@@ -79,7 +79,9 @@ def test_decode_steps_and_prefill_scans():
     assert all(c.fields["carry"] for c in scans if c.fields["variant"] == "fused")
 
 
-@pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m", "jamba-v0.1", "nemotron-h-8b"])
+@pytest.mark.parametrize(
+    "name", ["mamba-130m", "mamba2-130m", "jamba-v0.1", "nemotron-h-8b", "zamba2-1.2b"]
+)
 def test_arrays_give_what_numbers_give(name: str):
     net = get(name)
     batch, q = np.array([1.0, 3.0, 0.0]), np.array([64.0, 1.0, 7.0])
@@ -104,7 +106,14 @@ def _at(calls: Sequence[Call], i: int) -> float:
 
 
 def test_every_call_is_an_operation_that_exists():
-    for name in ("mamba-130m", "codestral-mamba-7b", "falcon-mamba-7b", "jamba-v0.1", "bamba-9b"):
+    for name in (
+        "mamba-130m",
+        "codestral-mamba-7b",
+        "falcon-mamba-7b",
+        "jamba-v0.1",
+        "bamba-9b",
+        "zamba2-7b",
+    ):
         for layout in (ONE, Layout(tp=2), Layout(dp=2, ep=2)):
             calls = get(name).calls([Tokens(4, 128, 128), Tokens(8, 1, 900)], layout)
             assert len(calls) <= 30
@@ -129,6 +138,17 @@ def test_jamba_has_four_attention_layers_and_published_active_parameters():
     assert net.active_parameters == pytest.approx(12e9, rel=0.03)
 
 
+def test_shared_blocks_are_stored_once_and_used_in_many_layers():
+    net = get("zamba2-2.7b")  # two blocks, nine uses
+    stored = {w.part: w.total for w in net.weights()}
+    parts = by_part(net, Tokens(1, 1, 100))
+    assert stored["ffn"] == pytest.approx(2 * 3 * 2560 * 10240)
+    assert parts["ffn_up"] + parts["ffn_down"] == 9 * 2 * 3 * 2560 * 10240
+    assert parts["qkv"] == 9 * 2 * 5120 * 3 * 5120
+    assert parts["attention_out"] == 9 * 2 * 5120 * 2560
+    assert next(c for c in net.caches() if c.kind == "kv").layers == 9
+
+
 def test_layouts_that_cannot_be():
     net, group = get("mamba2-2.7b"), [Tokens(1, 64, 64)]
     with pytest.raises(InfeasibleError, match="heads of a Mamba-2 layer"):
@@ -143,6 +163,7 @@ def test_layouts_that_cannot_be():
         ("nemotron-h-8b", {"hybrid_override_pattern": "M-X"}, "hybrid_override_pattern"),
         ("mamba2-2.7b", {"num_heads": 7}, "num_heads"),
         ("mamba2-2.7b", {"n_groups": 3}, "groups"),
+        ("zamba2-7b", {"hybrid_layer_ids": [81]}, "hybrid_layer_ids"),
         ("jamba-v0.1", {"attn_layer_offset": 8}, "attn_layer_offset"),
         ("mamba-130m", {"state_size": 0}, "state_size"),
         ("mamba-130m", {"hidden_size": "wide"}, "hidden_size"),

@@ -83,6 +83,7 @@ READERS: dict[str, str] = {
     "jamba": "state_space_configs:jamba",
     "bamba": "state_space_configs:bamba",
     "nemotron_h": "state_space_configs:nemotron_h",
+    "zamba2": "state_space_configs:zamba2",
 }
 
 # Where a config for several modalities keeps its language model.

@@ -12,10 +12,11 @@ from .attention import GroupedAttention, Mixer
 from .decoders import blocks_of, heads_of
 from .ffn import DenseFfn, Ffn, MoeFfn
 from .fields import Fields
+from .shared_blocks import SharedBlock
 from .state_space import Mamba2Mixer, MambaMixer
 from .transformer import Decoder
 
-__all__ = ["bamba", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h"]
+__all__ = ["bamba", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "zamba2"]
 
 
 def _decoder(f: Fields, layers: list[tuple[Mixer | None, Ffn | None]], norms: int) -> Decoder:
@@ -198,3 +199,51 @@ def nemotron_h(f: Fields) -> Decoder:
             ),
         )
     return _decoder(f, [parts[letter] for letter in pattern], norms=1)
+
+
+_ZAMBA = {
+    "heads": "n_mamba_heads",
+    "head_dim": "mamba_headdim",
+    "state": "mamba_d_state",
+    "groups": "mamba_ngroups",
+    "taps": "mamba_d_conv",
+    "chunk": "chunk_size",
+}
+
+
+def zamba2(f: Fields) -> Decoder:
+    """Zamba2: Mamba-2 layers, some after an attention block that layers share."""
+    hidden, n = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    given = f.data.get("hybrid_layer_ids") or []
+    f.need(
+        "hybrid_layer_ids",
+        isinstance(given, list) and set(given) <= set(range(n)) != set(),
+        f"need a list of layers below {n}",
+    )
+    defaults = {"head_dim": 2 * hidden // f.whole("n_mamba_heads", default=8)}
+    scan = _mamba2(f, _ZAMBA, heads=8, state=64, groups=1, taps=4, chunk=256, **defaults)
+    heads = f.whole("num_attention_heads", default=32)
+    size = f.whole("attention_head_dim", default=2 * hidden // heads)
+    attention = GroupedAttention(
+        heads,
+        f.whole("num_key_value_heads", default=heads),
+        size,
+        rotary=f.flag("use_mem_rope", False),
+    )
+    ffn = DenseFfn(
+        f.whole("intermediate_size", default=4 * hidden),
+        activation=f.activation("hidden_act", default="gelu"),
+    )
+    shared: Mixer = SharedBlock(
+        attention,
+        ffn,
+        scan,
+        min(f.whole("num_mem_blocks", default=1), max(1, len(given))),
+        max(1, len(given)),
+        f.whole("adapter_rank", default=128),
+        f.flag("use_shared_attention_adapter", False),
+    )
+    layers: list[tuple[Mixer | None, Ffn | None]] = [
+        (shared if i in given else scan, None) for i in range(n)
+    ]
+    return _decoder(f, layers, norms=1)
