@@ -6,7 +6,8 @@
 DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
 ship_models.py made). Each measured device gives a model per operation and collection, scored on
 whole groups held out; --pooled fits the models for devices without measurements too. --package
-fits those that rest on tables of the installed aiconfigurator-core instead: latent attention.
+fits those that rest on tables of the installed aiconfigurator-core instead: latent attention, and
+devices that DIR lacks.
 Run again, it goes on where it was. Takes about half an hour on two cores.
 """
 
@@ -26,9 +27,17 @@ from ridgecast.store.importers import aiconfigurator_core as core
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "silicon"
 FOLDERS = {"attention": "attention", "moe": "moe", "collective": "comm"}
-# The one stack whose tables are complete on all devices, in 16 bits and fp8; on Hopper the fastest
-# by far, on Blackwell within a tenth of SGLang, which runs the same kernels there.
-LATENT = "mla/trtllm/1.3.0rc20/{}_mla_perf.parquet"
+# Tables of the installed package, device/family/framework/version/file. Latent attention is of the
+# one stack whose tables are complete on all devices, in 16 bits and fp8; on Hopper it is the
+# fastest by far, on Blackwell within a tenth of SGLang, which runs the same kernels there.
+PACKAGE = {
+    "latent": ("*/mla/trtllm/1.3.0rc20/context_mla_perf.parquet",
+               "*/mla/trtllm/1.3.0rc20/generation_mla_perf.parquet"),
+    "delta": ("*00*/linear_attention/vllm/0.24.0/gdn_perf.parquet",),
+    "moe": ("gb300/moe/vllm/0.24.0/moe_perf.parquet",),
+    "collective": ("*b300*/comm/nccl/2.29.2/nccl_perf.parquet",
+                   "*b300*/comm/vllm/0.24.0/custom_allreduce_perf.parquet"),
+}  # fmt: skip
 
 
 def files_of(data: Path, op: str) -> dict[str, list[str]]:
@@ -40,11 +49,11 @@ def files_of(data: Path, op: str) -> dict[str, list[str]]:
     return {name: paths for name, paths in found.items() if paths}
 
 
-def files_of_package() -> dict[str, list[str]]:
-    """Tables of latent attention in the installed package, by the folder of their device."""
+def files_of_package(family: str) -> dict[str, list[str]]:
+    """Tables of one of PACKAGE in the installed package, by the folder of their device."""
     found: dict[str, list[str]] = {}
-    for phase in ("context", "generation"):
-        for path in core.files("*/" + LATENT.format(phase)):
+    for pattern in PACKAGE[family]:
+        for path in core.files(pattern):
             found.setdefault(path.parts[-5], []).append(str(path))
     return found
 
@@ -90,8 +99,10 @@ def main() -> None:
     a = parser.parse_args()
     state = a.out / "operators"
     state.mkdir(parents=True, exist_ok=True)
-    sources = {op: files_of(a.data, op) for op in FOLDERS if not a.package}
-    sources |= {"latent": files_of_package()} if a.package else {}
+    if a.package:
+        sources = {family: files_of_package(family) for family in PACKAGE}
+    else:
+        sources = {op: files_of(a.data, op) for op in FOLDERS}
     waiting = []
     for op, files in sources.items():
         for device, paths in files.items():

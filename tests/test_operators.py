@@ -198,6 +198,15 @@ def test_a_model_for_some_rows_answers_those_and_no_others(folder, tmp_path):
         "shared_kv": np.ones(300, bool),
     }  # fmt: skip
     latent["time_s"] = 30e-6 + 3 * 1152 * latent["batch"] * latent["kv_len"] / 4.8e12
+    prompt = {k: v[:100] for k, v in latent.items()} | {
+        "q_len": np.full(100, 512), "kv_len": np.full(100, 512), "shared_kv": np.zeros(100, bool),
+        "head_dim": np.full(100, 192), "v_head_dim": np.full(100, 128),
+        "time_s": 50e-6 + 2e-6 * latent["batch"][:100],
+    }  # fmt: skip
+    latent = {k: np.concatenate([v, prompt[k]]) for k, v in latent.items()}
+    wrong = {k: v[:50] for k, v in latent.items()} | {"time_s": np.full(50, 1.0)}
+    latent = {k: np.concatenate([v, wrong[k]]) for k, v in latent.items()}
+    latent["valid"] = np.repeat([True, False], [400, 50])
     write_index(out, train_operator(latent, out, splits={"attention": ()}))
     lines = {e["collection"]: e for e in json.loads((out / "card.json").read_text())["operators"]}
     assert lines["made/latent"]["kind"] == "latent" and "for" not in lines["made/up"]
@@ -214,6 +223,8 @@ def test_a_model_for_some_rows_answers_those_and_no_others(folder, tmp_path):
     truth = 30e-6 + 3 * 1152 * 32 * 4096 / 4.8e12
     assert both["time_s"][1] == pytest.approx(truth, rel=0.06) and one["basis"][1] == "transferred"
     assert ["latent" in reason for reason in both["reason"]] == [False, True, False, True]
+    some = table | {"q_len": np.array([1, 2, 1, 1])}  # numbers go with the flags they came with
+    assert rc.predict_table(some, model=out)["basis"][1] == "transferred"
     asked = rc.predict_table(table | {"collection": np.full(4, "latent", object)}, model=out)
     assert asked["status"].tolist() == ["no_answer", "ok", "no_answer", "ok"]
     assert "'latent' of such attention" in asked["reason"][0] and np.isnan(asked["time_s"][0])

@@ -140,6 +140,22 @@ def test_latent_attention_is_absorbed_in_decode_and_expanded_in_prefill(tmp_path
         imported(tmp_path, latent("mla_context_module"))
 
 
+def test_gated_delta_rule_without_its_convolution(tmp_path):
+    kernels = ["fused_recurrent_gated_delta_rule_packed_decode", "causal_conv1d_update"]
+    table = raw(
+        "gdn", kernel_source=kernels, phase="generation", batch_size=[8, 8], seq_len=1,
+        num_tokens=8, d_model=4096, d_conv=4, num_k_heads=16, head_k_dim=128, num_v_heads=32,
+        head_v_dim=128,
+    )  # fmt: skip
+    out = imported(tmp_path, table)
+    assert out["valid"].tolist() == [True, False] and "convolution" in out["reason"][1]
+    assert out["variant"][0] == "linear" and (out["q_heads"][0], out["kv_heads"][0]) == (32, 32)
+    assert (out["q_len"][0], out["kv_len"][0], out["block"][0]) == (1, 1, 64)
+    assert out["collection"][0] == "aiconfigurator/vllm-0.24.0/h200_sxm/delta"
+    other = {**table, "framework": np.array(["TRTLLM", "TRTLLM"], object)}
+    assert not imported(tmp_path, other)["valid"].any()
+
+
 def test_latent_attention_never_beats_the_memory():
     pytest.importorskip("aiconfigurator_core")
     from ridgecast.store.importers.aiconfigurator_core import files

@@ -84,6 +84,27 @@ def _words(op: Op) -> tuple[str, ...]:
     return tuple(str(getattr(op, n)) for n in word_fields(type(op)))
 
 
+def _variant(cls: type[Op], words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words that are no formats."""
+    infos = cls.infos()
+    return tuple(w for n, w in zip(word_fields(cls), words, strict=True)
+                 if infos[n].kind != "format")  # fmt: skip
+
+
+def _ranges(rows: OperatorRows, cls: type[Op]) -> list[dict[str, Any]]:
+    """Range of each number, by the words that are no formats; [] where there is one such set."""
+    variants = [_variant(cls, w) for w in rows.words]
+    kinds = list(dict.fromkeys(variants))
+    if len(kinds) < 2:
+        return []
+    of = np.array([kinds.index(v) for v in variants])[rows.word_of]
+    parts = [rows.sizes[of == i] for i in range(len(kinds))]
+    return [
+        {"words": list(kind), "low": part.min(axis=0).tolist(), "high": part.max(axis=0).tolist()}
+        for kind, part in zip(kinds, parts, strict=True) if len(part)
+    ]  # fmt: skip
+
+
 def _width(word: str) -> str:
     """Kind and bits of a format (bf16 is as wide as fp16); other words as they are."""
     d = DTYPES.get(word)
@@ -93,11 +114,15 @@ def _width(word: str) -> str:
 def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     """Turn measured rows (an operation's fields and time_s) into features and groups.
 
-    Raises NoDataError when no row is usable; rows that the operation refuses are left out.
+    Raises NoDataError when no row is usable; rows that the operation refuses, or that
+    are marked as not valid, are left out.
     """
     cls = op_class(name)
     time = np.asarray(table["time_s"], np.float64)
-    usable = np.flatnonzero(np.isfinite(time) & (time > 0))
+    good = np.isfinite(time) & (time > 0)
+    if "valid" in table:
+        good &= np.asarray(table["valid"], np.float64) == 1.0
+    usable = np.flatnonzero(good)
     parts: list[tuple[dict[str, F64], dict[str, F64], F64, F64, I64]] = []
     words: list[tuple[str, ...]] = []
     for part in op_parts(cls, table, usable):
@@ -166,6 +191,7 @@ class OperatorModel:
         """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
         x = self._columns(op, k, hardware)
         place = self.place_of(_sizes(op, k.rows), k.bound)
+        place[self._apart(op, k.rows)] = 2
         far = self._outside(_sizes(op, k.rows))
         learned = place.copy()
         if far.any():  # beyond what was measured the utilisation of the edge is kept
@@ -239,6 +265,15 @@ class OperatorModel:
         low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
         return np.asarray(((sizes < low) | (sizes > high)).any(axis=1), bool)
 
+    def _apart(self, op: Op, rows: int) -> npt.NDArray[np.bool_]:
+        """Rows with a number that was not measured together with the variant and flags of `op`."""
+        ranges = self.domain.get("ranges", ())
+        own = [r for r in ranges if tuple(r["words"]) == _variant(type(op), _words(op))]
+        sizes, out = _sizes(op, rows), np.zeros(rows, bool)
+        for r in own:
+            out |= ((sizes < np.asarray(r["low"])) | (sizes > np.asarray(r["high"]))).any(axis=1)
+        return out
+
     def save(self, folder: Path) -> None:
         """Write card.json, model.txt.xz and smooth.npz."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -294,6 +329,7 @@ def fit_operator(
         "bound": [float(rows.bound.min()), float(rows.bound.max())],
         "words": [list(w) for w in rows.words],
         "structures": np.unique(rows.sizes[:, at], axis=0).tolist() if at else [],
+        "ranges": _ranges(rows, cls),
     }  # fmt: skip
     card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()
             if k != "importance"}, **(facts or {})}  # fmt: skip
@@ -323,6 +359,7 @@ def load_operator(folder: Path) -> OperatorModel:
         with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
             head = Head.from_state(card["head"], {k: arrays[k] for k in arrays.files}, text)
         domain = {key: card["domain"][key] for key in _DOMAIN}
+        domain["ranges"] = card["domain"].get("ranges", [])  # older models have none
         asked = (card["op"], card["hardware"], card["collection"], tuple(card["names"]))
         coefficients = dict(card["coefficients"])
     except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:

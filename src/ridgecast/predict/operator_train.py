@@ -45,6 +45,7 @@ KINDS: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {
             {"shared_kv": True, "kv_heads": 1, "head_dim": 576, "v_head_dim": 512},
             {"shared_kv": False, "head_dim": 192, "v_head_dim": 128},
         ),
+        "delta": ({"variant": "linear", "head_dim": 128, "v_head_dim": 128, "block": 64},),
     },
 }
 _FOLDS = 5

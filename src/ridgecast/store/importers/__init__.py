@@ -33,6 +33,7 @@ IMPORTERS: dict[str, str] = {
     "aiconfigurator": "ridgecast.store.importers.aiconfigurator:IMPORTER",
     "aiconfigurator_attention": "ridgecast.store.importers.aiconfigurator_ops:ATTENTION",
     "aiconfigurator_mla": "ridgecast.store.importers.aiconfigurator_ops:LATENT",
+    "aiconfigurator_gdn": "ridgecast.store.importers.aiconfigurator_ops:DELTA",
     "aiconfigurator_moe": "ridgecast.store.importers.aiconfigurator_ops:MOE",
     "aiconfigurator_nccl": "ridgecast.store.importers.aiconfigurator_ops:NCCL",
     "aiconfigurator_all_reduce": "ridgecast.store.importers.aiconfigurator_ops:ALL_REDUCE",

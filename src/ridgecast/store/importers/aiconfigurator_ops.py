@@ -18,7 +18,7 @@ from ..schema import add_reason, canonical, invalidate, validate
 from ..tables import Table, length, map_text, numeric
 from .base import Importer, Request, devices, dtypes
 
-__all__ = ["ALL_REDUCE", "ATTENTION", "LATENT", "MOE", "NCCL"]
+__all__ = ["ALL_REDUCE", "ATTENTION", "DELTA", "LATENT", "MOE", "NCCL"]
 
 _PHASES = {"context_attention": "context", "generation_attention": "generation"}
 _LATENT = {"mla_context": "context", "mla_generation": "generation"}
@@ -103,6 +103,34 @@ def latent(table: Table, request: Request) -> Table:
     _need_sizes(out, ("q_len", "kv_len", "q_heads"))
     slow = ~decode & np.isin(source.astype(str), ("flash_attention", "triton"))
     invalidate(out, slow, "attends in the latent space, many times slower than expanded")
+    return validate(out)
+
+
+def delta(table: Table, request: Request) -> Table:
+    """Canonical rows of the gated delta rule (Qwen3-Next, Qwen3.5): linear attention, chunks of 64.
+
+    The recurrence alone; the short convolution, which the table holds too, is another operation
+    and its rows are not valid. A decode step reads and writes an fp32 state of 128 x 128 for each
+    value head: read so, the fastest rows move 82 to 90 % of the memory bandwidth from H100 to
+    GB300. q_heads and kv_heads are the value heads: keys of fewer heads are repeated, which our
+    operation cannot say. Not taken: TensorRT-LLM, whose decode would pass the bandwidth 1.2 times
+    (its state may have 16 bits) and whose convolution would five times.
+    """
+    _known(table, "op_name", {"gdn": "gdn"})
+    length, heads = numeric(table, "seq_len")[0], numeric(table, "num_v_heads")[0]
+    out = _rows(
+        table, request, op="attention", phase=map_text(table["phase"], str), dtype="bf16",
+        kv_dtype="bf16", batch=table["batch_size"], q_len=length, kv_len=length, q_heads=heads,
+        kv_heads=heads, head_dim=numeric(table, "head_k_dim")[0], block=np.full(len(length), 64),
+        v_head_dim=numeric(table, "head_v_dim")[0], variant="linear",
+        causal=np.ones(len(length), dtype=bool),
+    )  # fmt: skip
+    out["collection"] = out["collection"] + "/delta"
+    _need_sizes(out, ("q_len", "q_heads", "head_dim"))
+    source = out["kernel_source"].astype(str)
+    invalidate(out, np.char.find(source, "conv1d") >= 0, "a convolution, not the recurrence")
+    other = map_text(table["framework"], str.upper) == "TRTLLM"
+    invalidate(out, other, "would pass the memory's bandwidth")
     return validate(out)
 
 
@@ -244,6 +272,12 @@ LATENT = _importer(
     "AIConfigurator latent attention (MLA) tables (Parquet)",
     "batch_size isl step num_heads mla_dtype kv_cache_dtype",
     latent,
+)
+DELTA = _importer(
+    "aiconfigurator_gdn",
+    "AIConfigurator gated delta rule tables (Parquet)",
+    "phase batch_size seq_len num_v_heads head_k_dim head_v_dim",
+    delta,
 )
 MOE = _importer(
     "aiconfigurator_moe",
