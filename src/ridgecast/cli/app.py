@@ -15,6 +15,7 @@ from ..errors import RidgecastError, SpecError, unknown_name
 from . import (
     calibrating,
     claiming,
+    footprinting,
     llming,
     lookup,
     measuring,
@@ -101,4 +102,5 @@ app.command("hardware")(lookup.hardware)
 app.command("ops")(lookup.ops)
 app.command("models")(modelling.models)
 app.command("techniques")(modelling.techniques)
+app.command("footprint")(footprinting.footprint)
 app.command("doctor")(lookup.doctor)
