@@ -45,8 +45,10 @@ KINDS: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {
             {"shared_kv": True, "kv_heads": 1, "head_dim": 576, "v_head_dim": 512},
             {"shared_kv": False, "head_dim": 192, "v_head_dim": 128},
         ),
+        # the gated delta rule of Qwen3-Next and Qwen3.5, in chunks
         "delta": ({"variant": "linear", "head_dim": 128, "v_head_dim": 128, "block": 64},),
     },
+    "moe": {"w4a8": ({"dtype": "fp8_e4m3", "weight_dtype": "mxfp4"},)},  # as gpt-oss on Blackwell
 }
 _FOLDS = 5
 
