@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from ridgecast.measure.providers import replay
 from ridgecast.measure.providers.replay import Replay
 from ridgecast.measure.sampling import farthest, in_order, point_features, predictive_variance
 from ridgecast.measure.shards import ShardWriter, plain_row, read_rows, read_shards, table_of
+from ridgecast.measure.spread import run_spread
 from ridgecast.measure.sweep import Options, dry_run, run_sweep
 from ridgecast.store import import_report, read_table, tables, write_table
 
@@ -636,6 +638,42 @@ def test_measure_refuses_what_it_cannot_mean(arguments, says):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_sweep_in_batches_elsewhere_gives_the_same_table(tmp_path):
+    write_table(tmp_path / "recorded.parquet", recording(read_plan(PLAN)))
+    quiet = f'provider = "replay"\noptions = {{recording = "{tmp_path}/recorded.parquet"}}\n'
+    (tmp_path / "plan.toml").write_text(quiet + PLAN)
+    whole = load_plan(tmp_path / "plan.toml")
+    plan = replace(whole, points=whole.points[:18])  # two batches and a bit
+    run_sweep(plan, tmp_path / "here", provider=Replay(str(tmp_path / "recorded.parquet")))
+    seen = []
+    result = run_spread(plan, tmp_path / "there", engine="local", workers=1,
+                        progress=lambda at: seen.append(at.done))  # fmt: skip
+    assert (result.ok, result.failed, result.refused) == (len(plan.points) - 2, 1, 1)
+    assert seen == list(range(1, len(plan.points) + 1))
+    assert_same(same(read_shards(tmp_path / "here")), same(read_shards(tmp_path / "there")))
+    again = run_spread(plan, tmp_path / "there", engine="local", workers=1,
+                       options=Options(retry_failed=True))  # fmt: skip
+    assert again.finished_before == len(plan.points) - 2 and again.failed == 1
+    assert len(read_rows(tmp_path / "there")["point"]) == len(plan.points) + 2
+    (tmp_path / "recorded.parquet").unlink()
+    lost = run_spread(plan, tmp_path / "lost", engine="local", workers=1)
+    assert lost.failed == len(plan.points)
+    assert "cannot run here" in read_shards(tmp_path / "lost")["reason"][0]
+    with pytest.raises(SpecError, match="leave the budget out"):
+        run_spread(plan, tmp_path / "b", engine="local", options=Options(budget=1.0))
+
+
+def test_the_engine_on_the_command_line(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text('provider = "blas"\n' + PLAN)
+    for words, says in (
+        ((str(path), "--engine", "rey", "--out", str(tmp_path)), "nearest: ray"),
+        (("gemm", "64x64x64", "--provider", "blas", "--engine", "ray"), "points of a sweep file"),
+    ):
+        done = CliRunner().invoke(app, ["measure", *words])
+        assert done.exit_code == 2 and says in done.stderr
+
+
 def test_a_signal_waits_for_the_end_of_a_write():
     from ridgecast.measure.interrupts import Interrupts
 
