@@ -63,8 +63,8 @@ FITS = [
     ("llama-3.1-405b", "h100_sxm", 8, "", "dfloat11", 1, 1024, True),
     ("llama-3.1-405b", "h100_sxm", 8, "", "", 1, 1024, False),
     # SpQR (arXiv:2306.03078): 33B at 3 to 4 bits on 24 GB
-    ("llama-1-33b", "rtx_4090", 1, "", "spqr", 1, 1024, True),
-    ("llama-1-33b", "rtx_4090", 1, "", "", 1, 1024, False),
+    ("llama-30b", "rtx_4090", 1, "", "spqr", 1, 1024, True),
+    ("llama-30b", "rtx_4090", 1, "", "", 1, 1024, False),
     # 128K tokens of an 8B on 24 GB once the cache is eight times smaller
     ("llama-3.1-8b", "rtx_4090", 1, "", "kivi:bits=2:group=1024", 1, 131072, True),
     ("llama-3.1-8b", "rtx_4090", 1, "", "", 1, 131072, False),

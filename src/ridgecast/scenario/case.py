@@ -28,7 +28,9 @@ class Traffic:
 
     `batch` requests are in flight on each replica, "max" as many as fit; or `request_rate`
     requests/s arrive at all replicas together. `prefix` is the share of a prompt that is common to
-    all requests and cached.
+    all requests and cached. `rounds` are the requests that each client sends one after another, all
+    clients starting at once, over which times are averaged: 10 is what the usual serving benchmark
+    does (its prompts number ten times its concurrency), infinity is the steady state.
     """
 
     isl: int = 2048
@@ -36,8 +38,11 @@ class Traffic:
     batch: int | str = 1
     request_rate: float | None = None
     prefix: float = 0.0
+    rounds: float = 10.0
 
     def __post_init__(self) -> None:
+        if not self.rounds >= 1:
+            raise SpecError(f"traffic.rounds: got {self.rounds}, need requests a client, from 1")
         for name, least in (("isl", 1), ("osl", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

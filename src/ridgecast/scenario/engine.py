@@ -24,20 +24,23 @@ class Engine:
     """What an engine does and costs; times in s, memory in B.
 
     `chunk` tokens of prefill a pass at most (0: no limit), `mixed`: prefill and decode share a
-    pass. `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
+    pass, `continuous`: finished requests are replaced at once (else batches are static).
+    `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
     `eager_launch` host time a kernel where no graph is replayed (`graph`: decode replays one).
     `decode_factor` and `prefill_factor` scale what the device takes against kernels timed alone,
-    `stall` the share of a prefill that delays running decodes; `queue` how many of the prefills of
-    the other sequences a request waits for, as a share; `request_host` host time of a request
-    before its first pass. `context`, `workspace`, `communication`: bytes kept besides; `*_spread`:
-    their standard deviation as a share. `page` tokens a page of cache; `memory_share` of the device
-    may be used. `expert_skew`: exponent of the power law by which tokens spread over experts.
+    `stall` the share of a prefill that delays running decodes; `queue` by how much a prefill grows
+    on a busy replica (times the share of time that goes to prefills); `request_host` host time of a
+    request before its first pass, `pass_wait` how many passes it waits for. `context`, `workspace`,
+    `communication`: bytes kept besides; `*_spread`: their standard deviation as a share. `page`
+    tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
+    power law by which tokens spread over experts.
     """
 
     name: str
     title: str = ""
     chunk: int = 8192
     mixed: bool = True
+    continuous: bool = True
     graph: bool = True
     page: int = 16
     memory_share: float = 0.9
@@ -49,6 +52,7 @@ class Engine:
     stall: float = 1.0
     queue: float = 0.0
     request_host: float = 0.0
+    pass_wait: float = 1.0
     context: float = 0.0
     workspace: float = 0.0
     communication: float = 0.0

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..techniques.treatment import Treatment
 from .engine import Engine
 
-__all__ = ["Phases", "Served", "serve"]
+__all__ = ["Load", "Phases", "Served", "serve"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -53,8 +53,23 @@ class Served:
         return out | {"power": self.power}
 
 
-def serve(p: Phases, batch: F64, osl: F64, engine: Engine, t: Treatment) -> Served:
-    """Latency and throughput of `batch` requests in flight, each replaced when it ends.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests in flight on a replica, how many of them it holds at once, groups, and output.
+
+    `batch` and `osl` are arrays [points]; `running` the sequences that run at once where memory
+    holds fewer; `groups` attention groups that prefill side by side; `rounds` as of `Traffic`.
+    """
+
+    batch: F64
+    running: F64
+    osl: F64
+    groups: int = 1
+    rounds: float = 10.0
+
+
+def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
+    """Latency and throughput of requests in flight, each replaced when it ends.
 
     Continuous batching: while one request decodes osl tokens, each of the other batch - 1 slots
     ends one request and prefills the next, so every request is delayed by batch - 1 prefills:
@@ -62,11 +77,18 @@ def serve(p: Phases, batch: F64, osl: F64, engine: Engine, t: Treatment) -> Serv
         tpot = decode pass / accepted + (batch - 1) / osl * marginal prefill
 
     The marginal prefill is (mixed - decode) / prompts together where the engine mixes both in one
-    pass, else the prefill pass itself. A new request waits for the pass under way (half of one on
-    average), for a share of the others' prefills (engine.queue) and for its own.
+    pass, else the prefill pass itself. A new request waits for the pass under way, for the prefills
+    that happen to be before it, and for its own; of the first round, in which all clients start at
+    once, it waits for half of all prompts. Where more requests are in flight than run at once, the
+    others wait for whole generations:
+
+        ttft = host + step + (1 - 1/rounds) own (1 + queue * load)
+               + (1/rounds) (batch + 1) / 2 prompts + (batch / running - 1) osl tpot
+
     Static batching: all prompts first, then all decode steps.
     """
-    parts = {k: _one(p, k, batch, osl, engine, t) for k in ("time", "low", "high")}
+    batch, osl = load.batch, load.osl
+    parts = {k: _one(p, k, load, engine, t) for k in ("time", "low", "high")}
     ttft, tpot, e2e = (tuple(parts[k][i] for k in ("time", "low", "high")) for i in range(3))
     rate = tuple(batch * osl / e2e[i] for i in (0, 2, 1))
     return Served(ttft, tpot, e2e, rate, _power(p, batch, osl, t))  # type: ignore[arg-type]
@@ -86,22 +108,30 @@ def _draft(t: Treatment) -> float:
     return 0.0 if s.parallel else s.draft_share * s.draft_steps
 
 
-def _one(
-    p: Phases, key: str, batch: F64, osl: F64, engine: Engine, t: Treatment
-) -> tuple[F64, F64, F64]:
+def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple[F64, F64, F64]:
+    batch, running, osl = load.batch, load.running, load.osl
     decode = p.decode[key] * engine.decode_factor
     prefill = p.prefill[key] * engine.prefill_factor
     mixed = p.mixed[key] * engine.prefill_factor
     step = decode * (1.0 + _draft(t)) / t.speculation.accepted
-    whole = prefill * p.rounds / p.together * np.where(p.rounds > 1, 1.0, p.together)
-    if t.batching.mode == "static":
+    rest = np.maximum(osl - 1.0, 0.0)
+    if t.batching.mode == "static" or not engine.continuous:
         ttft = engine.request_host + prefill * p.rounds * np.ceil(batch / p.together)
-        return ttft, step, ttft + np.maximum(osl - 1.0, 0.0) * step
+        return ttft, step, ttft + rest * step
     rides = engine.mixed or bool(t.batching.chunk)
     marginal = (mixed - decode if rides else prefill) * p.rounds / p.together
     marginal = np.maximum(marginal, 0.0) * (1.0 - t.batching.overlap) * engine.stall
-    tpot = step + (batch - 1.0) / osl * marginal
+    here = np.ceil(running / load.groups)  # prompts that share one attention group
+    tpot = step + (here - 1.0) / osl * marginal
     own = np.where(batch > 1, mixed if rides else prefill, prefill) * p.rounds
-    waits = 0.5 * np.where(batch > 1, step, 0.0) + engine.queue * (batch - 1.0) * marginal
-    ttft = engine.request_host + np.maximum(own, whole) + waits
-    return ttft, tpot, ttft + np.maximum(osl - 1.0, 0.0) * tpot
+    busy = np.minimum((here - 1.0) * marginal / (osl * step), 1.0)
+    first = 1.0 / load.rounds
+    ttft = (
+        engine.request_host
+        + engine.pass_wait * np.where(batch > 1, step, 0.0)
+        + (1.0 - first) * own * (1.0 + engine.queue * busy)
+        + first * np.where(batch > 1, (here + 1.0) / 2.0 * prefill * p.rounds / p.together, own)
+        + (batch / running - 1.0) * osl * tpot
+    )
+    ttft = np.maximum(ttft, own)
+    return ttft, tpot, ttft + rest * tpot

@@ -19,7 +19,7 @@ from ..techniques.treatment import Treatment
 from .case import Answer, Made, Scenario
 from .memory import Memory, Room, memory_of
 from .passes import Job, Machine, Pass, run_passes
-from .queueing import Phases, Served, serve
+from .queueing import Load, Phases, Served, serve
 
 __all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
 
@@ -34,12 +34,19 @@ class Points:
     batch: F64
     isl: F64
     osl: F64
+    most: F64
+    """Sequences that memory holds at once; those beyond wait."""
 
     @classmethod
-    def of(cls, batch: Any, isl: Any, osl: Any) -> Points:
+    def of(cls, batch: Any, isl: Any, osl: Any, most: Any = np.inf) -> Points:
         """Broadcast numbers and arrays against each other."""
-        arrays = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch, isl, osl)))
+        arrays = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch, isl, osl, most)))
         return cls(*(np.atleast_1d(a).astype(np.float64) for a in arrays))
+
+    @property
+    def running(self) -> F64:
+        """Sequences that run at once."""
+        return np.minimum(self.batch, self.most)
 
 
 def machine_of(made: Made, s: Scenario) -> Machine:
@@ -64,6 +71,10 @@ def _pass_tokens(made: Made, s: Scenario) -> float:
     if chunk:
         return max(min(float(chunk), batch * s.traffic.isl * 1.0), decode, 1.0)
     return max(batch * s.traffic.isl * 1.0, decode)
+
+
+def _static(made: Made) -> bool:
+    return made.treatment.batching.mode == "static" or not made.engine.continuous
 
 
 def _chunk(made: Made) -> int:
@@ -145,10 +156,10 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     make one table: points of decode first, then prefill, then mixed.
     """
     t, network = _with_prefix(made.treatment, s), made.network
-    n = len(at.batch)
+    n = len(at.running)
     fresh = np.maximum(np.ceil(at.isl * (1.0 - t.kv.shared)), 1.0)
     chunk = float(_chunk(made)) or np.inf
-    many = at.batch if made.treatment.batching.mode == "static" or not _chunk(made) else 1.0
+    many = at.running if _static(made) or not _chunk(made) else 1.0
     together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(many, 1.0))
     part = np.minimum(fresh, chunk)
     rounds = np.ceil(fresh / part)
@@ -157,7 +168,7 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     spec = t.speculation
     zero = np.zeros(n)
     verified = np.maximum(np.round(spec.verified), 1.0)
-    decode = Tokens(np.concatenate([at.batch, zero, at.batch]), verified,
+    decode = Tokens(np.concatenate([at.running, zero, at.running]), verified,
                     np.concatenate([kv, kv, kv]) + verified - 1.0, verified)  # fmt: skip
     share, after = t.reduction.prompt, t.reduction.prompt_after
     prefill = Tokens(np.concatenate([zero, together, together]),
@@ -174,6 +185,10 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
                                   np.concatenate([less] * 3)))  # fmt: skip
         jobs.append(Job(network, machine, [decode, fewer], t, layers))
     return _Planned(jobs, together, rounds, after)
+
+
+def _load(made: Made, s: Scenario, at: Points) -> Load:
+    return Load(at.batch, at.running, at.osl, made.layout.dp, s.traffic.rounds)
 
 
 def _slice(run: Pass, start: int, n: int) -> dict[str, F64]:
@@ -201,9 +216,8 @@ def solve_points(s: Scenario, at: Points, made: Made | None = None) -> dict[str,
 def solve_all(cases: Sequence[tuple[Made, Scenario, Points]]) -> list[dict[str, F64]]:
     """Solve the points of many scenarios with one table of predictions."""
     out = []
-    for (made, _, at), (phases, _) in zip(cases, phases_of_all(cases), strict=True):
-        served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
-        out.append(served.columns())
+    for (made, s, at), (phases, _) in zip(cases, phases_of_all(cases), strict=True):
+        out.append(serve(phases, _load(made, s, at), made.engine, made.treatment).columns())
     return out
 
 
@@ -220,7 +234,8 @@ def evaluate(s: Scenario) -> Answer:
     batch = most if s.traffic.batch == "max" else int(s.traffic.batch)
     if s.traffic.request_rate is not None and most > 0:
         batch = _batch_for_rate(s, made, most)
-    memory = memory_at(made, s, max(batch, 1), machine.pinned)
+    running = min(batch, most) if most and not _static(made) else batch
+    memory = memory_at(made, s, max(running, 1), machine.pinned)
     capacity = made.hardware.memory.capacity
     limit = capacity * made.engine.memory_share
     common: dict[str, Any] = dict(
@@ -236,9 +251,9 @@ def evaluate(s: Scenario) -> Answer:
     if memory.total > limit or batch < 1:
         return Answer(fits=False, **common, interval={"memory_total": (memory.low, memory.high)},
                       reasons=_what_would_fit(s, made, memory, limit))  # fmt: skip
-    at = Points.of(batch, s.traffic.isl, s.traffic.osl)
+    at = Points.of(batch, s.traffic.isl, s.traffic.osl, running)
     phases, run = phases_of(made, s, at)
-    served = serve(phases, at.batch, at.osl, made.engine, made.treatment)
+    served = serve(phases, _load(made, s, at), made.engine, made.treatment)
     return _answer(s, made, served, run, common, memory)
 
 
@@ -259,6 +274,9 @@ def _answer(
     price = s.price_per_h if s.price_per_h is not None else made.hardware.price_per_h
     cost = price * devices / 3600.0 / rate * 1e6 if price else None
     reasons = list(run.timed.reasons)
+    if common["batch"] > common["max_batch"]:
+        reasons.insert(0, f"{common['max_batch']} of {common['batch']} requests run at once, the "
+                          "others wait: memory holds no more")  # fmt: skip
     if price is None:
         reasons.append(f"cost: no price per hour is known for {made.hardware.name}; give one")
     if power is None:
