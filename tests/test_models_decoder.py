@@ -148,6 +148,13 @@ def test_latent_attention_turns_where_the_counts_say():
     assert op_class("attention")(**dict(call.fields)).kv_bytes == 2 * 576 * 8192
 
 
+def test_sparse_attention_of_short_prefill_sees_all_keys():
+    for length, shared in ((2048, False), (4096, True)):
+        calls = get("deepseek-v3.2").calls([Tokens(1, length, length)], ONE)
+        (call,) = [c for c in calls if c.part == "attention"]
+        assert call.fields.get("shared_kv", False) is shared
+
+
 def test_sparse_attention_sees_the_chosen_keys_only():
     net = get("deepseek-v3.2")
     calls = {c.part: c for c in net.calls([Tokens(1, 1, 65536)], ONE)}
@@ -261,6 +268,8 @@ def test_layouts_that_do_not_divide(name, layout, told):
         (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads: got 3"),
         (LLAMA | {"num_hidden_layers": -2}, "num_hidden_layers: got -2"),
         (LLAMA | {"num_hidden_layers": 2.5}, "num_hidden_layers: got 2.5"),
+        (LLAMA | {"num_hidden_layers": 2**39}, "at most 100000"),
+        (MOE | {"mlp_only_layers": 3}, "mlp_only_layers: got 3"),
         (LLAMA | {"vocab_size": "many"}, "vocab_size: got 'many'"),
         (LLAMA | {"vocab_size": float("nan")}, "vocab_size: got nan"),
         (LLAMA | {"hidden_act": "slu"}, "unknown config.hidden_act 'slu'; nearest: silu"),

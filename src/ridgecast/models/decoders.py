@@ -283,7 +283,7 @@ def mixtral(f: Fields) -> Decoder:
 def _sparse(f: Fields, layers: int) -> list[bool]:
     """Which layers have experts (Qwen): all but mlp_only_layers, each decoder_sparse_step."""
     step = f.whole("decoder_sparse_step", default=1)
-    only = set(f.data.get("mlp_only_layers") or ())
+    only = set(f.listed("mlp_only_layers"))
     return [i not in only and (i + 1) % step == 0 for i in range(layers)]
 
 
@@ -415,7 +415,7 @@ def llama4(f: Fields) -> Decoder:
     inter = f.whole("intermediate_size")
     moe = _experts(f, inter, shared=inter)
     step = f.whole("interleave_moe_layer_step", default=1)
-    given = f.data.get("moe_layers") or range(step - 1, layers, step)
+    given = f.listed("moe_layers") or range(step - 1, layers, step)
     dense = DenseFfn(f.whole("intermediate_size_mlp", default=inter))
     chunk = f.whole("attention_chunk_size", default=0, low=0)
     rotated = f.row("no_rope_layers", layers) or [int((i + 1) % 4 != 0) for i in range(layers)]

@@ -14,6 +14,8 @@ from ..errors import SpecError, nearest, unknown_name
 __all__ = ["Fields"]
 
 _LARGEST = 2**40
+_MOST_LAYERS = 100_000  # readers look at each; the deepest published networks have some hundreds
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,13 @@ class Fields:
             value = self.data.get(name)
             if value is None:
                 continue
+            high = _MOST_LAYERS if name in _LAYERS else _LARGEST
             whole = isinstance(value, int | float) and not isinstance(value, bool)
-            if not whole or not low <= value <= _LARGEST or value % 1:
+            if not whole or not low <= value <= high or value % 1:
+                limit = f", at most {high}" if whole and value > high else ""
                 raise SpecError(
-                    f"{self.path}.{name}: got {value!r}, need a whole number of at least {low}"
+                    f"{self.path}.{name}: got {value!r}, need a whole number of at least "
+                    f"{low}{limit}"
                 )
             return int(value)
         if default is None:
@@ -79,6 +84,15 @@ class Fields:
             got = f"{len(value)} entries" if isinstance(value, list) else repr(value)
             raise SpecError(f"{self.path}.{name}: got {got}, need one for each of {length} layers")
         return value[:length]
+
+    def listed(self, name: str) -> list[int]:
+        """Read a list of whole numbers (layers); empty where there is none."""
+        value = self.data.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(v, int) for v in value):
+            raise SpecError(f"{self.path}.{name}: got {value!r}, need a list of whole numbers")
+        return value
 
     def need(self, name: str, ok: bool, told: str) -> None:
         """Raise SpecError for a field that contradicts others."""

@@ -144,7 +144,7 @@ def bamba(f: Fields) -> Decoder:
     """Bamba: Mamba-2 and attention layers, each with a dense feed-forward part."""
     hidden, n = f.whole("hidden_size"), f.whole("num_hidden_layers")
     heads, kv, size = heads_of(f, hidden)
-    given = f.data.get("attn_layer_indices") or []
+    given = f.listed("attn_layer_indices")
     scan: Mixer = _mamba2(f, _BAMBA, groups=1, taps=4, chunk=256, head_dim=64, state=256)
     attention: Mixer = GroupedAttention(heads, kv, size)
     dense: Ffn = DenseFfn(f.whole("intermediate_size"))
