@@ -33,7 +33,11 @@ LATENT = {
 
 
 def decoders():
-    return [n for n in names() if config_of(n).get("ridgecast_family", "decoder") == "decoder"]
+    """Shipped networks that the readers of `decoders` read."""
+    kinds = {n: str(config_of(n).get("model_type", "")).lower() for n in names()}
+    return [n for n, kind in kinds.items() if READERS.get(kind, "").startswith("decoders:")
+            and config_of(n).get("ridgecast_family", "decoder") == "decoder"
+            and "vision_config" not in config_of(n)]  # fmt: skip
 
 
 def flops(net, groups, layout=ONE, skip=("attention", "indexer", "recurrence")):
