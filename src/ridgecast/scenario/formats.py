@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..dtypes import DTYPES, dtype
+from ..dtypes import dtype
 from ..errors import InfeasibleError
 from ..hardware import Hardware
 from ..models.network import Network
@@ -16,7 +16,6 @@ from ..techniques.treatment import Storage, Treatment
 
 __all__ = ["Formats", "formats_of"]
 
-_LOW_BIT = {"linear", "expert"}
 WIDE = "bf16"
 _INSTEAD = {  # what a device without the wanted unit may take: same bits first, then more
     "nvfp4": ("mxfp4", "fp8_e4m3", "int4_wo", "int8"),
@@ -81,9 +80,11 @@ def formats_of(
     expert = _supported(chosen, hardware, bool(experts or asked), wide)
     linear_storage, expert_storage = Storage.of(linear), Storage.of(expert)
     if t.weights is not None:
-        linear, linear_storage = _treated(t.weights, wide, hardware), t.weights
+        linear_storage = t.weights
+        linear = _supported(t.weights.compute or wide, hardware, False, wide)
     if t.experts is not None:
-        expert, expert_storage = _treated(t.experts, wide, hardware), t.experts
+        expert_storage = t.experts
+        expert = _supported(t.experts.compute or wide, hardware, False, wide)
     if t.activations:
         linear = expert = _supported(t.activations, hardware, True, wide)
     stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
@@ -96,17 +97,6 @@ def _published(asked: str, native: str) -> str:
     if asked and native == "fp8_block" and dtype(asked).name == "fp8_e4m3":
         return native
     return asked or native
-
-
-def _treated(storage: Storage, wide: str, hardware: Hardware) -> str:
-    """Name the format whose products a stored format takes part in, or its exact twin."""
-    for name, d in DTYPES.items():
-        twin = Storage.of(name)
-        same = (twin.bits, twin.group, twin.scale_bits) == (
-            storage.bits, storage.group, storage.scale_bits + storage.zero_bits)  # fmt: skip
-        if d.weight_only and same and storage.outliers == 0 and storage.density == 1:
-            return name if hardware.supports(name) else wide
-    return _supported(storage.compute or wide, hardware, False, wide)
 
 
 def _supported(name: str, hardware: Hardware, asked: bool, wide: str) -> str:
