@@ -30,6 +30,13 @@ def _decoder(f: Fields, layers: list[tuple[Mixer | None, Ffn | None]], norms: in
     )
 
 
+def _layers(f: Fields, default: int | None = None) -> int:
+    """Read the number of layers. Raises SpecError beyond 10,000, which no network has."""
+    n = f.whole("num_hidden_layers", "n_layer", default=default)
+    f.need("num_hidden_layers", n <= 10_000, "need at most 10000")
+    return n
+
+
 def _rank(f: Fields, name: str, hidden: int) -> int:
     """Size of dt's bottleneck: given, or "auto", a sixteenth of the hidden size, rounded up."""
     given = f.data.get(name)
@@ -62,7 +69,7 @@ def _mamba(f: Fields, prefix: str = "", **options: Any) -> MambaMixer:
 
 def mamba(f: Fields, **options: Any) -> Decoder:
     """Mamba: layers of one norm and one mixer, no feed-forward part."""
-    layers = f.whole("num_hidden_layers", "n_layer")
+    layers = _layers(f)
     mixer: Mixer = _mamba(f, **options)
     return _decoder(f, [(mixer, None)] * layers, norms=1)
 
@@ -102,13 +109,13 @@ def mamba2(f: Fields) -> Decoder:
         conv_bias=f.flag("use_conv_bias", True),
     )
     layers: list[tuple[Mixer | None, Ffn | None]] = [(mixer, None)]
-    return _decoder(f, layers * f.whole("num_hidden_layers", "n_layer"), norms=1)
+    return _decoder(f, layers * _layers(f), norms=1)
 
 
 def jamba(f: Fields) -> Decoder:
     """Jamba: attention each `attn_layer_period`, experts each `expert_layer_period` layers."""
     hidden = f.whole("hidden_size")
-    n, inter = f.whole("num_hidden_layers"), f.whole("intermediate_size")
+    n, inter = _layers(f), f.whole("intermediate_size")
     heads, kv, size = heads_of(f, hidden)
     attends = _each(f, "attn_layer_period", "attn_layer_offset", n, 8, 4)
     routes = _each(f, "expert_layer_period", "expert_layer_offset", n, 2, 1)
@@ -142,7 +149,7 @@ _BAMBA = {
 
 def bamba(f: Fields) -> Decoder:
     """Bamba: Mamba-2 and attention layers, each with a dense feed-forward part."""
-    hidden, n = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    hidden, n = f.whole("hidden_size"), _layers(f)
     heads, kv, size = heads_of(f, hidden)
     given = f.listed("attn_layer_indices")
     scan: Mixer = _mamba2(f, _BAMBA, groups=1, taps=4, chunk=256, head_dim=64, state=256)
@@ -170,7 +177,7 @@ def nemotron_h(f: Fields) -> Decoder:
     Each layer is one norm and one of them (NVIDIA 2025, arXiv:2504.03624).
     """
     pattern = f.word("hybrid_override_pattern")
-    n = f.whole("num_hidden_layers", default=len(pattern))
+    n = _layers(f, len(pattern))
     f.need(
         "hybrid_override_pattern",
         len(pattern) == n and set(pattern) <= set("M*-E"),
@@ -213,11 +220,11 @@ _ZAMBA = {
 
 def zamba2(f: Fields) -> Decoder:
     """Zamba2: Mamba-2 layers, some after an attention block that layers share."""
-    hidden, n = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    hidden, n = f.whole("hidden_size"), _layers(f)
     given = f.data.get("hybrid_layer_ids") or []
     f.need(
         "hybrid_layer_ids",
-        isinstance(given, list) and set(given) <= set(range(n)) != set(),
+        isinstance(given, list) and all(i in range(n) for i in given),
         f"need a list of layers below {n}",
     )
     defaults = {"head_dim": 2 * hidden // f.whole("n_mamba_heads", default=8)}

@@ -84,6 +84,14 @@ def llava(f: Fields) -> VisionLanguage:
     layers = _two_layers(stem.hidden, text.hidden)
     if f.word("model_type") == "llava_next":
         pins = f.data.get("image_grid_pinpoints") or []
+        good = isinstance(pins, list) and all(
+            isinstance(p, list)
+            and len(p) == 2
+            and all(isinstance(x, int) for x in p)
+            and min(p) >= stem.image
+            for p in pins
+        )
+        f.need("image_grid_pinpoints", good, f"need pairs of whole numbers from {stem.image}")
         grids = tuple((int(w) // stem.image, int(h) // stem.image) for h, w in pins)
         rule = AnyResolution(stem.image, stem.patch, *([grids] if grids else []))
     else:
@@ -235,7 +243,9 @@ def internvl(f: Fields) -> VisionLanguage:
     )
     stem = PatchStem(patch, hidden, side, positions=(side // patch) ** 2 + 1)
     vision = Encoder("vision", stem, (stage,), final_norm="")
-    merge = round(1 / float(f.data.get("downsample_ratio", 0.5)))
+    ratio = f.data.get("downsample_ratio", 0.5)
+    f.need("downsample_ratio", ratio in (1, 1.0, 0.5, 0.25), "need 1, 0.5 or 0.25")
+    merge = round(1 / ratio)
     wide = hidden * merge**2
     layers = (Dense("projector", wide, text.hidden), Dense("projector", text.hidden, text.hidden))
     most = f.whole("max_dynamic_patch", default=12)
