@@ -43,6 +43,8 @@ def chain_of_two(batch):
                Tensor("y", (batch, 5))]  # fmt: skip
     trace.sizes.update({t.name: t.elements for t in tensors})
     x, a, h, r, t, b, y = tensors
+    trace.add_weight(a.name)
+    trace.add_weight(b.name)
     emit.add_gemm(trace, x, a, h, (1, batch, 30, 10))
     emit.add_chain(trace, "relu", [h], r)
     emit.add_chain(trace, "tanh", [r], t)
@@ -79,6 +81,29 @@ def test_a_graph_that_does_not_grow_linearly_is_refused():
     traces = [chain_of_two(b) for b in (2, 3, 9)]
     with pytest.raises(SpecError, match="does not grow linearly"):
         network_of(traces, Origin("two", "", cure="fix it"))
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("rms", 6), ("layer", 8)])
+def test_spelt_out_norms_are_one_call(kind, steps):
+    trace = Trace(inputs=["x"], outputs=["y"], constants={"n.weight"})
+    x, row, weight = Tensor("x", (7, 12)), (7, 1), Tensor("n.weight", (12,))
+    trace.sizes |= {"n.weight": 12.0}
+    trace.add_weight("n.weight")
+    d = x
+    if kind == "layer":
+        d = Tensor("d", (7, 12))
+        emit.add_reduction(trace, [x], [Tensor("m", row)], "mean")
+        emit.add_chain(trace, "sub", [x, Tensor("m", row)], d)
+    emit.add_chain(trace, "pow", [d], Tensor("sq", (7, 12)))
+    emit.add_reduction(trace, [Tensor("sq", (7, 12))], [Tensor("v", row)], "mean")
+    emit.add_chain(trace, "add", [Tensor("v", row)], Tensor("ve", row))
+    emit.add_chain(trace, "rsqrt", [Tensor("ve", row)], Tensor("s", row))
+    emit.add_chain(trace, "mul", [d, Tensor("s", row)], Tensor("z", (7, 12)))
+    emit.add_chain(trace, "mul", [Tensor("z", (7, 12)), weight], Tensor("y", (7, 12)))
+    assert len(trace.steps) == steps
+    (call,) = network_of([trace], Origin("norm", "")).plan
+    assert call.op == "normalisation" and call.part == "n" and call.role == "norm"
+    assert dict(call.fields) == {"rows": 7, "cols": 12, "kind": kind}
 
 
 @pytest.mark.parametrize(
@@ -216,9 +241,7 @@ def test_onnx_operators_map_to_operations_that_exist(onnx, tmp_path):
     for call in calls:
         built(call)  # fields are allowed
     by = {(c.op, c.part): c.fields for c in calls}
-    assert (
-        built(next(c for c in calls if c.part == "c")).outputs == 25
-    )  # 9 / 2, rounded up, squared
+    assert built(next(c for c in calls if c.part == "c")).outputs == 25  # 9 / 2, up, squared
     assert built(next(c for c in calls if c.part == "t")).macs == 2 * 25 * 6 * 4 * 16
     assert by["embedding", "e"] == {"lookups": 14, "dim": 12, "table_rows": 100}
     assert by["recurrent", "lstm"]["hidden"] == 8 and by["gemm", "linear"]["n"] == 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
+from .graph_norms import spelt_norms
 from .graph_record import Step, Tensor, Trace
 
 __all__ = ["WHOLE", "fused"]
@@ -17,9 +18,9 @@ WHOLE = "whole_attention"
 
 
 def fused(trace: Trace) -> list[Step]:
-    """Return the steps of a trace, attention and element-wise chains fused."""
+    """Return the steps of a trace: attention, element-wise chains and spelt-out norms fused."""
     steps = _fuse_bias(trace.steps, trace)
-    return _fuse_chains(_fuse_attention(steps, trace), trace)
+    return spelt_norms(_fuse_chains(_fuse_attention(steps, trace), trace), trace)
 
 
 class _Flow:

@@ -84,12 +84,14 @@ class Trace:
 
     `sizes` are elements of each storage, `storage` says in which storage a tensor lies (in its
     own, unless stated), `constants` are storages that are no activations: weights, buffers.
+    `weights` are the parameters; `candidates` become some once an operation uses them as such.
     """
 
     steps: list[Step] = field(default_factory=list[Step])
     sizes: dict[str, float] = field(default_factory=dict[str, float])
     storage: dict[str, str] = field(default_factory=dict[str, str])
     constants: set[str] = field(default_factory=set[str])
+    candidates: set[str] = field(default_factory=set[str])
     weights: dict[str, Weight] = field(default_factory=dict[str, Weight])
     inputs: list[str] = field(default_factory=list[str])
     outputs: list[str] = field(default_factory=list[str])
@@ -111,14 +113,21 @@ class Trace:
         """Whether a tensor is a weight or a buffer."""
         return self.storage_of(tensor.name) in self.constants
 
+    def add_weight(self, name: str) -> None:
+        """Note a parameter whose use is not known yet."""
+        self.weights[name] = Weight(self.sizes[name], part_of(name, "other"))
+
     def use(self, tensor: Tensor | None, role: str, per_token: float = 1.0) -> str:
         """Note what a weight is for, and return the part of the network that it names ("")."""
-        if tensor is None or not self.is_constant(tensor):
+        if tensor is None:
             return ""
         root = self.storage_of(tensor.name)
+        if root in self.candidates and role != "other":
+            self.candidates.discard(root)
+            self.add_weight(root)
         known = self.weights.get(root)
         if known is None:
-            known = Weight(self.sizes.get(root, tensor.elements), part_of(root, role), role)
+            return ""
         if known.role == "other":  # the first use that says more decides; tied weights count once
             known = Weight(known.elements, part_of(root, role), role, per_token)
         elif per_token > known.per_token and role != "other":  # a table that is the head as well

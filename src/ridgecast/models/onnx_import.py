@@ -104,25 +104,42 @@ class Walk:
         for t in self.graph.initializer:
             self.trace.sizes[t.name] = float(math.prod(t.dims))
             self.trace.constants.add(t.name)
+        self._note_weights()
 
     def run(self) -> None:
-        """Walk all nodes; then take what is left of the weights."""
+        """Walk all nodes."""
         for node in self.graph.node:
             self.shapes.infer(node)
             if node.op_type in ("Constant", "ConstantOfShape") or self._fold(node):
                 self.trace.constants.update(node.output)
+                self._note_constant(node)
                 continue
             if node.op_type in VIEWS and self._view(node):
                 continue
             self._handle(node)
         self.trace.outputs = [self._root(v.name) for v in self.graph.output]
-        for t in self.graph.initializer:
-            if t.data_type in _FLOATS and math.prod(t.dims) > 1 and t.name not in self.buffers:
-                self.trace.use(Tensor(t.name, tuple(t.dims)), "other")
 
-    @property
-    def buffers(self) -> set[str]:
-        """Initialisers that no optimiser trains: statistics of batch norms, scales of formats."""
+    def _note_constant(self, node: Any) -> None:
+        """Let numbers that stand in a node be a parameter, should an operation use them so."""
+        name = node.output[0]
+        shape = self.shapes.known_shape(name)
+        if node.op_type == "Constant" and shape and self.shapes.element_type(name) in _FLOATS:
+            self.trace.sizes[name] = float(math.prod(shape))
+            self.trace.candidates.add(name)
+
+    def _note_weights(self) -> None:
+        """Note initialisers of floats as parameters; packed ones are, if an operation says so."""
+        buffers = self._buffers()
+        for t in self.graph.initializer:
+            if t.name in buffers or math.prod(t.dims) <= 1 or t.data_type not in _FORMATS:
+                continue
+            if t.data_type in _FLOATS:
+                self.trace.add_weight(t.name)
+            else:
+                self.trace.candidates.add(t.name)
+
+    def _buffers(self) -> set[str]:
+        """Find what no optimiser trains: statistics of batch norms, scales of formats."""
         out: set[str] = set()
         for node in self.graph.node:
             if node.op_type == "BatchNormalization":
@@ -171,14 +188,13 @@ class Walk:
 
     def _fold(self, node: Any) -> bool:
         """Whether all inputs are constants: so is the output, and it stands for its weight."""
-        names = [self._root(n) for n in node.input if n]
-        if all(n in self.shapes.values for n in node.output):
-            return True
-        if not names or any(self.trace.storage_of(n) not in self.trace.constants for n in names):
-            return False
-        large = max(names, key=lambda n: self.trace.sizes.get(n, 0.0))
-        for name in node.output:
-            self.trace.storage[name] = self.trace.storage_of(large)
+        trace = self.trace
+        roots = [trace.storage_of(self._root(n)) for n in node.input if n]
+        if not roots or any(root not in trace.constants for root in roots):
+            return all(n in self.shapes.values for n in node.output)
+        large = max(roots, key=lambda n: trace.sizes.get(n, 0.0))
+        if node.op_type not in ("Shape", "Size"):
+            trace.storage.update(dict.fromkeys(node.output, large))
         return True
 
     def _view(self, node: Any) -> bool:

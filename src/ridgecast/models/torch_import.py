@@ -24,7 +24,7 @@ def from_torch(
 ) -> GraphNetwork:
     """Trace `module(*example_inputs, **kwargs)` and read the network from what it calls.
 
-    Nothing is computed and no parameter is copied: tensors become meta tensors, so that modules of
+    Nothing is computed and no parameter is copied: tensors lose their memory, so that modules of
     any size are traced (also ones built under `torch.device("meta")`). With `batch_dim` that
     dimension of every input is left open for the batch; otherwise shapes are fixed. The module is
     traced in the mode it is in: set its evaluation mode first for inference. Raises
@@ -106,29 +106,40 @@ def _resized(values: Any, dim: int, batch: int) -> Any:
 
 
 def _traced(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
-    """Trace one call on meta tensors."""
+    """Trace one call on tensors without memory.
+
+    They say that they are on a CPU, so that tensors that the module makes itself fit to them.
+    """
     torch = _torch()
+    from torch._subclasses.fake_tensor import (  # pyright: ignore[reportMissingImports]
+        FakeTensorMode,
+    )
     from torch.func import functional_call  # pyright: ignore[reportMissingImports]
     from torch.utils._pytree import tree_map  # pyright: ignore[reportMissingImports]
 
-    def meta(t: Any) -> Any:
-        return t.detach().to("meta") if isinstance(t, torch.Tensor) else t
+    empty = FakeTensorMode(allow_non_fake_inputs=True)
 
-    params = {k: torch.empty_like(p, device="meta") for k, p in module.named_parameters()}
-    buffers = {k: torch.empty_like(b, device="meta") for k, b in module.named_buffers()}
-    args, kwargs = tree_map(meta, (tuple(args), dict(kwargs)))
+    def bare(t: Any) -> Any:
+        if not isinstance(t, torch.Tensor):
+            return t
+        return torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device="cpu")
+
+    with empty, torch.no_grad():
+        params = {k: bare(p) for k, p in module.named_parameters()}
+        buffers = {k: bare(b) for k, b in module.named_buffers()}
+        args, kwargs = tree_map(bare, (tuple(args), dict(kwargs)))
     recorder = Recorder(params, buffers, _tensors((args, kwargs)))
     dispatch, functions = _modes(recorder)
     try:
-        with torch.no_grad(), functions, dispatch:
+        with torch.no_grad(), functions, empty, dispatch:
             result = functional_call(module, {**params, **buffers}, tuple(args), dict(kwargs))
     except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error):
+        if type(error).__module__ != FakeTensorMode.__module__:
             raise
         raise UnsupportedError(
-            f"from_torch: {type(module).__name__} looks at values of tensors, or makes tensors on "
-            f"a device of its own, which meta tensors do not have ({str(error).splitlines()[0]}); "
-            "trace the part of it that does not"
+            f"from_torch: {type(module).__name__} looks at values of tensors, which a trace of "
+            f"shapes does not have ({type(error).__name__}: {str(error).splitlines()[0]}); trace "
+            "the part of it that does not"
         ) from error
     recorder.finish(_tensors(result))
     return recorder.trace
@@ -168,7 +179,7 @@ class Recorder:
         for name, t in params.items():
             self._register(t, name)
             self.trace.constants.add(name)
-            self.trace.use(self.tensor(t), "other")
+            self.trace.add_weight(name)
         for name, t in buffers.items():
             self._register(t, name)
             self.trace.constants.add(name)
