@@ -26,8 +26,9 @@ a claim. Most works state ratios without the hardware or all sizes: the recipe s
 open and says where the published value is reached.
 
 - **reproduced**: the published value lies in the recomputed range widened by the tolerance (15 %
-  unless stated). "Up to" figures: the largest recomputed value reaches it and the smallest does not
-  exceed it. "At least" figures: the smallest recomputed value reaches it.
+  unless stated, of a ratio never more than half of the gain). "Up to" figures: the largest
+  recomputed value reaches it and the smallest does not exceed it. "At least" figures: the smallest
+  recomputed value reaches it.
 - **direction only**: a gain where a gain was published, of another size.
 - **contradicted**: neither; the reason is given.
 - **not modelled**: with the reason.

@@ -3,9 +3,9 @@
 A figure:
 
     reproduced      the published value lies in the recomputed range widened by the tolerance (15 %
-                    unless the recipe says more, never above 30 %); "up to" figures: the largest
-                    recomputed value reaches it, the smallest does not exceed it; "at least"
-                    figures: the smallest recomputed value does
+                    unless the recipe says more, never above 30 %, and of a ratio never more than
+                    half of the gain); "up to" figures: the largest recomputed value reaches it, the
+                    smallest does not exceed it; "at least" figures: the smallest does
     direction only  the change has the right sign, not the size
     contradicted    neither; the recipe's note says why
     not modelled    the recipe says why it cannot be recomputed
@@ -125,22 +125,30 @@ def index_of(entry: Work, figure: int | str) -> int:
     return metrics.index(figure)
 
 
+def _room(figure: Figure, value: float, tolerance: float) -> float:
+    """How far a recomputed value may lie from a published one.
+
+    Of a ratio never more than half of the gain: 1.16 times is not reproduced by 1.0 times.
+    """
+    room = abs(value) * tolerance
+    return min(room, 0.5 * abs(value - 1.0)) if figure.no_change == 1.0 else room
+
+
 def _reached(figure: Figure, found: Finding) -> bool:
     """Whether the published value agrees with what was recomputed."""
     low, high = found.ends
     first, last = figure.ends
-    room = lambda value: abs(value) * found.tolerance  # noqa: E731
+    near = _room(figure, first, found.tolerance)
+    far = _room(figure, last, found.tolerance)
     if found.ceiling:
-        if figure.bound == "min":
-            return low >= first - room(first)
-        return high <= last + room(last)
-    if figure.bound == "max":
-        return high >= last - room(last) and low <= last + room(last)
+        return low >= first - near if figure.bound == "min" else high <= last + far
     if figure.bound == "min":
-        return low >= first - room(first)
+        return low >= first - near
+    if figure.bound == "max":
+        return low <= last + far and high >= last - far
     if low == high:
-        return first - room(first) <= low <= last + room(last)
-    return low - room(low) <= first and last <= high + room(high)
+        return first - near <= low <= last + far
+    return low <= first + near and high >= last - far
 
 
 def _same_way(figure: Figure, found: Finding) -> bool:
