@@ -20,6 +20,7 @@ from . import (
     lookup,
     measuring,
     modelling,
+    planning,
     predicting,
     studying,
     training,
@@ -98,6 +99,7 @@ app.command("accuracy")(training.accuracy)
 app.command("claims")(claiming.claims)
 app.command("llm")(llming.llm)
 app.command("compare")(llming.compare)
+app.command("plan")(planning.plan)
 app.command("hardware")(lookup.hardware)
 app.command("ops")(lookup.ops)
 app.command("models")(modelling.models)

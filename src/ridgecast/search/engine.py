@@ -25,7 +25,7 @@ import numpy as np
 
 from ..errors import SpecError, unknown_name
 from ..store import Table, concat, length, select
-from ..store.engines import check_engine, outcomes
+from ..store.engines import check_engine, outcomes, processors
 from ..store.parts import Parts, settled
 
 __all__ = ["Function", "Progress", "run"]
@@ -139,6 +139,8 @@ def run(  # noqa: PLR0913 - what, where, how
     if parts is not None and waiting:
         parts.note(f"search-{_digest(names)}.json", _about(function, seed, total, chunk))
     tell = _Teller(total, sum(length(found[n]) for n in names if n in found), progress)
+    if engine == "local":  # no more processes than chunks
+        workers = min(processors() if workers is None else workers, max(len(waiting), 1))
     items = ((function, chunks[i], seed, names[i]) for i in waiting)
     for outcome in outcomes(_evaluate, items, engine=engine, workers=workers):
         place = waiting[outcome.index]

@@ -1,4 +1,4 @@
-"""Which devices, how many, in which layout and format serve a model within limits, and at what cost.
+"""Which devices, how many, in which layout and format, serve a model within limits; at what cost.
 
 Owns the space of configurations, their evaluation in bulk, disaggregated pairs, the Pareto set, the
 cheapest answer, and why each rejected option failed. Physics is `scenario`'s.
@@ -25,13 +25,17 @@ from ..store.tables import Table
 from .engine import Function, Progress, run
 from .pareto import non_dominated
 
-__all__ = ["Limits", "Space", "ServingPlan", "evaluate_table", "plan_serving"]
+__all__ = ["Limits", "ServingPlan", "Space", "evaluate_table", "plan_serving"]
 
 F64 = npt.NDArray[np.float64]
 NODES = 9  # batches that are solved; those between follow by interpolation in log space
 _KEYS = ("hardware", "engine", "dtype", "kv_dtype", "technique", "tp", "pp", "dp", "ep")
 _NUMBERS = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "power_w", "memory_bytes",
             "tpot_high_s", "ttft_high_s")  # fmt: skip
+# Prefill workers are kept busy for 80 % of the time; a request then waits for
+# busy / (2 (1 - busy)) of a prefill (M/D/1, Pollaczek-Khinchine), and for its own
+_BUSY = 0.8
+_WAIT = 1.0 + _BUSY / (2.0 * (1.0 - _BUSY))
 _CASES = 48  # layouts that one table of predictions holds
 
 
@@ -129,9 +133,8 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
     if isinstance(model, str) and (engine != "local" or out or (workers or 0) > 1):
         settings = {"model": model, "isl": traffic.isl, "osl": traffic.osl,
                     "prefix": traffic.prefix}  # fmt: skip
-        tell = (lambda p: progress(p)) if progress else None
         found = run(table, Function(f"{__name__}:evaluate_table", settings), out=out,
-                    engine=engine, workers=workers, progress=tell,
+                    engine=engine, workers=workers, progress=progress,
                     chunk=_CASES * space.batches)  # fmt: skip
     else:
         found = table | evaluate_table(table, model=network, isl=traffic.isl, osl=traffic.osl,
@@ -156,7 +159,7 @@ def _options(
     names = (space.devices, space.engines, space.dtypes, space.kv_dtypes, space.techniques,
              space.tp, space.pp, space.dp, space.ep)  # fmt: skip
     for values in product(*names):
-        option = dict(zip(_KEYS, values, strict=True))
+        option: dict[str, Any] = dict(zip(_KEYS, values, strict=True))
         size = option["tp"] * option["pp"] * option["dp"]
         if size > limits.devices or option["ep"] > option["tp"] * option["dp"]:
             continue
@@ -267,7 +270,8 @@ def _with_pairs(found: Table, network: Network, traffic: Traffic, limits: Limits
     """Add disaggregated services: prefill workers of one option, decode workers of another.
 
     A prefill worker runs one prompt after another (its batch-1 time to first token), a decode
-    worker only decodes. Counts (x, y) up to eight each balance both sides within the device limit.
+    worker only decodes. Counts (x, y) up to eight each balance both sides within the device limit;
+    prefill workers are busy for 80 % of the time at most.
     The cache of a prompt crosses the network between them.
     """
     first = np.flatnonzero((found["batch"] == 1) & (found["status"] == "ok"))
@@ -277,7 +281,7 @@ def _with_pairs(found: Table, network: Network, traffic: Traffic, limits: Limits
     each = found["tpot_s"][decode] * max(traffic.osl - 1, 1)
     rate_out = found["batch"][decode] / each  # requests/s of a decode worker
     columns: dict[str, list[Any]] = {name: [] for name in found}
-    for p in first:
+    for p in first.tolist():
         wait = float(found["ttft_s"][p])
         rate_in = 1.0 / wait
         want = np.clip(np.round(rate_out / rate_in * 2.0) / 2.0, 0.125, 8.0)
@@ -288,19 +292,19 @@ def _with_pairs(found: Table, network: Network, traffic: Traffic, limits: Limits
         rows = decode[ok]
         if not len(rows):
             continue
-        served = np.minimum(0.9 * x[ok] * rate_in, y[ok] * rate_out[ok])
+        served = np.minimum(_BUSY * x[ok] * rate_in, y[ok] * rate_out[ok])
         kept = served / (y[ok] * rate_out[ok])
-        moved = _handover(network, found, p, traffic)
+        moved = _handover(network, found, int(p), traffic)
         new = {name: found[name][rows].copy() for name in found}
-        new["ttft_s"] = np.full(len(rows), wait * (1.0 + 0.5 * 0.9 / (1.0 - 0.9) * 0.1)) + moved
+        new["ttft_s"] = np.full(len(rows), wait * _WAIT) + moved
         new["ttft_high_s"] = new["ttft_s"] * (found["ttft_high_s"][p] / wait)
         new["e2e_s"] = new["ttft_s"] + each[ok]
         new["output_tokens_per_s"] = served * traffic.osl
         new["power_w"] = x[ok] * found["power_w"][p] + y[ok] * found["power_w"][rows] * kept
         new["devices_each"] = size[ok].astype(np.int64)
         new["batch"] = found["batch"][rows] * y[ok]
-        pair = [f"{int(a)}x prefill tp{found['tp'][p]}pp{found['pp'][p]} on {found['hardware'][p]}, "
-                f"{int(b)}x decode" for a, b in zip(x[ok], y[ok], strict=True)]  # fmt: skip
+        one = f"prefill tp{found['tp'][p]}pp{found['pp'][p]} on {found['hardware'][p]}"
+        pair = [f"{int(a)}x {one}, {int(b)}x decode" for a, b in zip(x[ok], y[ok], strict=True)]
         new["reason"] = np.array(pair, dtype=object)
         for name in found:
             columns[name].append(new[name])
@@ -399,6 +403,6 @@ def _failures(
         over = np.stack([np.nan_to_num(v / lim, nan=np.inf) for _, v, lim in active])
         nearest = int(np.argmin(over.max(axis=0)))
         worst = [f"{n} {v[nearest]:.4g} > {lim:.4g}" for n, v, lim in active if v[nearest] > lim]
-        out.append(option | {
-            "reason": f"batch {found['batch'][at[nearest]]:.0f} comes nearest: {', '.join(worst)}"})  # fmt: skip
+        batch = found["batch"][at[nearest]]
+        out.append(option | {"reason": f"batch {batch:.0f} comes nearest: {', '.join(worst)}"})
     return out

@@ -1,0 +1,152 @@
+"""The command that plans: which devices, how many, in which layout and format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InfeasibleError, SpecError
+from . import options as o
+from .output import write_json
+
+__all__ = ["plan"]
+
+_SHOWN = ("hardware", "devices", "replicas", "tp", "pp", "dp", "ep", "dtype", "kv_dtype",
+          "technique", "engine", "batch", "ttft_s", "tpot_s", "output_tokens_per_s_per_gpu",
+          "service_power_w", "cost_usd_per_h", "cost_per_million_tokens_usd")  # fmt: skip
+
+
+def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
+    what: Annotated[str, typer.Argument(help="serve", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A model; see `ridgecast models`.")],
+    on: Annotated[str, typer.Option(help="Devices to try, a,b,c; or all with measurements.")],
+    isl: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 2048,
+    osl: Annotated[int, typer.Option(help="Output tokens of a request.")] = 512,
+    request_rate: Annotated[float | None, typer.Option(help="Requests/s to carry.")] = None,
+    ttft: Annotated[float | None, typer.Option(help="Most seconds to the first token.")] = None,
+    tpot: Annotated[float | None, typer.Option(help="Most seconds per output token.")] = None,
+    e2e: Annotated[float | None, typer.Option(help="Most seconds of a request.")] = None,
+    power: Annotated[float | None, typer.Option(help="Most W of all devices.")] = None,
+    cost: Annotated[float | None, typer.Option(help="Most USD/h of all devices.")] = None,
+    devices: Annotated[int, typer.Option(help="Most devices.")] = 64,
+    dtype: Annotated[str, typer.Option(help="Formats to try; default: as published.")] = "",
+    kv_dtype: Annotated[str, typer.Option(help="Formats of the cache to try.")] = "",
+    technique: Annotated[str, typer.Option(help="Sets of techniques to try, separated by |.")] = "",
+    stack: Annotated[str, typer.Option(help="Serving engines to try.")] = "vllm",
+    tp: Annotated[str, typer.Option(help="Tensor-parallel sizes to try.")] = "1,2,4,8",
+    pp: Annotated[str, typer.Option(help="Pipeline stages to try.")] = "1,2",
+    dp: Annotated[str, typer.Option(help="Attention groups to try.")] = "1",
+    ep: Annotated[str, typer.Option(help="Expert groups to try.")] = "1",
+    batches: Annotated[int, typer.Option(help="Batch sizes to try for each layout.")] = 64,
+    disaggregate: Annotated[
+        bool, typer.Option(help="Try separate prefill and decode workers too.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Hold the upper ends of intervals to the limits.")
+    ] = False,
+    price: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE=USD", help="USD per device and hour.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="cost, devices, power or throughput.")] = "cost",
+    engine: Annotated[str, typer.Option(help="Where the search runs: local or ray.")] = "local",
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps parts: resumes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the search.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Find the cheapest service of a model that keeps its limits, and why others fail."""
+    from ..scenario import Traffic
+    from ..search.serving_plan import Limits, Space, plan_serving
+
+    if what != "serve":
+        raise SpecError(f"plan: got {what!r}, need serve")
+    space = Space(
+        _devices(on), _words(stack), _words(dtype), _words(kv_dtype),
+        [t.strip() for t in technique.split("|")], _sizes("tp", tp), _sizes("pp", pp),
+        _sizes("dp", dp), _sizes("ep", ep), batches, disaggregate, _prices(price or []),
+    )  # fmt: skip
+    limits = Limits(ttft, tpot, e2e, power, cost, devices, strict)
+    found = plan_serving(
+        model, space, Traffic(isl, osl, request_rate=request_rate), limits, objective=objective,
+        engine=engine, out=str(out) if out else None, workers=workers,
+    )  # fmt: skip
+    front = [found.row(int(i)) for i in found.front]
+    best = found.row(found.best) if found.best is not None else None
+    if json:
+        write_json({"best": best, "front": front, "rejected": found.rejected,
+                    "searched": found.searched, "kept": int(found.kept.sum()),
+                    "objective": objective})  # fmt: skip
+    else:
+        _show(best, front, found.rejected, found.searched)
+    if best is None:
+        raise InfeasibleError(_why(found.rejected))
+
+
+def _why(rejected: Sequence[dict[str, Any]]) -> str:
+    nearest = "; ".join(f"{_name(r)}: {r['reason']}" for r in rejected[:3])
+    return f"plan: none of the options keeps the limits. {nearest}. Relax a limit or add options."
+
+
+def _name(row: dict[str, Any]) -> str:
+    sizes = " ".join(f"{n}{row[n]}" for n in ("tp", "pp", "dp", "ep") if row[n] != 1)
+    words = [row["hardware"], sizes, row["dtype"], row["kv_dtype"] and f"kv {row['kv_dtype']}",
+             row["technique"]]  # fmt: skip
+    return " ".join(str(w) for w in words if w)
+
+
+def _show(
+    best: dict[str, Any] | None, front: list[dict[str, Any]], rejected: list[dict[str, Any]],
+    searched: int,
+) -> None:  # fmt: skip
+    from .render import print_rows, print_text
+
+    print_text(f"{searched} configurations searched")
+    if best is not None:
+        print_rows([best], columns=_SHOWN, title="best")
+        if best["reason"]:
+            print_text(f"disaggregated: {best['reason']}")
+        step = max(1, len(front) // 12)
+        print_rows(front[::step], columns=_SHOWN, title=f"of {len(front)} that none beats")
+    if rejected:
+        print_text(f"{len(rejected)} options failed, among them:")
+        for row in rejected[:8]:
+            print_text(f"- {_name(row)}: {row['reason']}")
+
+
+def _words(text: str) -> list[str]:
+    return [w.strip() for w in text.split(",")]
+
+
+def _devices(text: str) -> list[str]:
+    if text != "all":
+        return _words(text)
+    from ..predict.bundle import open_bundle
+
+    return sorted({e.hardware for e in open_bundle(None).entries})
+
+
+def _sizes(name: str, text: str) -> list[int]:
+    try:
+        found = [int(w) for w in _words(text)]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise SpecError(f"--{name}: got {text!r}, need whole numbers of at least 1, as 1,2,4")
+    return found
+
+
+def _prices(pairs: Sequence[str]) -> dict[str, float]:
+    from ..hardware import resolve
+
+    out: dict[str, float] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        try:
+            out[resolve(name).name] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise SpecError(f"--price: got {pair!r}, need DEVICE=USD, as h100_sxm=2.5")
+    return out
