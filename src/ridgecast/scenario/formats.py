@@ -6,7 +6,7 @@ techniques set. Knows no time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..dtypes import dtype
 from ..errors import InfeasibleError
@@ -78,7 +78,8 @@ def formats_of(
     linear = _supported(_published(asked, native), hardware, bool(asked), wide)
     chosen = _published(experts or asked, own)
     expert = _supported(chosen, hardware, bool(experts or asked), wide)
-    linear_storage, expert_storage = Storage.of(linear), Storage.of(expert)
+    linear_storage = _grouped(Storage.of(linear), network, linear == native)
+    expert_storage = _grouped(Storage.of(expert), network, expert == own)
     if t.weights is not None:
         linear_storage = t.weights
         linear = _supported(t.weights.compute or wide, hardware, False, wide)
@@ -90,6 +91,12 @@ def formats_of(
     stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
     near = min(("fp8_e4m3", wide), key=lambda d: abs(dtype(d).bits - stored.bits_each))
     return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near)
+
+
+def _grouped(storage: Storage, network: Network, published: bool) -> Storage:
+    """Take the scale groups of the published weights where they are what is stored."""
+    group = getattr(network, "weight_group", 0)
+    return replace(storage, group=group) if published and group and storage.group else storage
 
 
 def _published(asked: str, native: str) -> str:

@@ -288,17 +288,15 @@ def gemm_work(
     return Work({product: 2.0 * m * cells, "vector": lanes}, read, written, launches=launches)
 
 
-def _same(storage: Storage, name: str) -> bool:
-    """Whether a storage is just that of a format, with nothing that changes its work."""
-    plain = Storage.of(name)
-    return replace(storage, compute="", unpack=0.0) == replace(plain, compute="", unpack=0.0)
+_ALIKE = 0.1  # bytes of a storage and a format that the same kernels serve (other scale groups)
 
 
 def _twin(storage: Storage, name: str) -> bool:
-    """Whether a format's own kernels do the work of this storage."""
-    d = dtype(name)
-    joined = replace(storage, scale_bits=storage.scale_bits + storage.zero_bits, zero_bits=0.0)
-    return _same(joined, name) if d.weight_only else _same(storage, name)
+    """Whether a format's own kernels do the work of this storage: its bits, whatever its groups."""
+    plain = Storage.of(name)
+    odd = storage.outliers > 0 or storage.density < 1 or storage.rebuild
+    near = abs(storage.bits_each / plain.bits_each - 1.0) <= _ALIKE
+    return not odd and near and storage.bits == plain.bits and storage.unpack <= plain.unpack
 
 
 def _gemm(call: Call, case: Case) -> _Row:
@@ -355,7 +353,7 @@ def _attention(call: Call, case: Case) -> _Row:
     ratio: Amount = 1.0
     density = t.reduction.prefill_density if not decode else 1.0
     stored = f.kv if call.phase != "encoder" else Storage.of(f.wide)
-    if not _same(stored, words["kv_dtype"]):
+    if not _twin(stored, words["kv_dtype"]):
         ratio = _reread(call.op, fields, words, "kv_dtype", stored,
                         Storage.of(words["kv_dtype"]), case)  # fmt: skip
     if density < 1.0 or (t.attention == "standard" and words.get("variant", "flash") == "flash"):
