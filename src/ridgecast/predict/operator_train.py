@@ -48,7 +48,10 @@ KINDS: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {
         # the gated delta rule of Qwen3-Next and Qwen3.5, in chunks
         "delta": ({"variant": "linear", "head_dim": 128, "v_head_dim": 128, "block": 64},),
     },
-    "moe": {"w4a8": ({"dtype": "fp8_e4m3", "weight_dtype": "mxfp4"},)},  # as gpt-oss on Blackwell
+    "moe": {
+        "w4a8": ({"dtype": "fp8_e4m3", "weight_dtype": "mxfp4"},),
+        "fp8": ({"dtype": "fp8_e4m3", "weight_dtype": "fp8_e4m3"},),
+    },
 }
 _FOLDS = 5
 
