@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ridgecast.errors import InfeasibleError, SpecError
+from ridgecast.errors import InfeasibleError, MissingExtraError, SpecError
 from ridgecast.search import Bucket, DeviceType, front, non_dominated, plan_fleet, run
 from ridgecast.search.engine import Function
 from ridgecast.search.fleet import single_types
+from ridgecast.store import read_table, write_table
 
 # ---------------------------------------------------------------------------------- the engine
 
@@ -147,6 +148,21 @@ def test_a_search_that_was_killed_resumes_and_leaves_no_process_behind(work, tmp
         while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_what_is_missing_or_spoilt_is_said_or_made_again(work, tmp_path, monkeypatch):
+    first = run(numbers(6), work.double, out=tmp_path / "o", chunk=2, workers=1)
+    spoilt, short, _ = sorted((tmp_path / "o").glob("part-*.parquet"))
+    spoilt.write_bytes(spoilt.read_bytes()[:40])
+    write_table(short, {"x": np.arange(9.0)})
+    again = run(numbers(6), work.double, out=tmp_path / "o", chunk=2, workers=1)
+    assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in first.items()}
+    assert read_table(short)["x"].shape == (2,)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"ridgecast\[ray\]"):
+        run(numbers(6), work.double, chunk=2, engine="ray")
+    with pytest.raises(SpecError, match="is a file"):
+        run(numbers(6), work.double, out=short)
 
 
 def test_parts_lie_at_any_url(work):

@@ -51,9 +51,10 @@ def _pooled(function: Task, items: Iterable[Any], workers: int) -> Iterator[Outc
                     yield _outcome(future, running.pop(future)[0])
             if broken:  # all that were under way are lost, and any of them may be the culprit
                 pool.shutdown(wait=False, cancel_futures=True)
-                suspects, running = sorted(running.values(), key=lambda task: task[0]), {}
-                for index, item in suspects:
-                    yield _alone(function, index, item)
+                suspects, running = running, {}
+                for future, (index, item) in suspects.items():
+                    safe = future.done() and not isinstance(future.exception(), BrokenProcessPool)
+                    yield _outcome(future, index) if safe else _alone(function, index, item)
                 pool = _pool(workers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
