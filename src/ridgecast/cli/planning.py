@@ -14,9 +14,10 @@ from .output import write_json
 
 __all__ = ["plan"]
 
-_SHOWN = ("hardware", "devices", "replicas", "tp", "pp", "dp", "ep", "dtype", "kv_dtype",
-          "technique", "engine", "batch", "ttft_s", "tpot_s", "output_tokens_per_s_per_gpu",
-          "service_power_w", "cost_usd_per_h", "cost_per_million_tokens_usd")  # fmt: skip
+# column of the plan -> heading
+_SHOWN = {"devices": "devices", "batch": "batch", "ttft_s": "ttft", "tpot_s": "tpot",
+          "output_tokens_per_s_per_gpu": "tok/s/gpu", "service_power_w": "power",
+          "cost_usd_per_h": "USD/h", "cost_per_million_tokens_usd": "USD/Mtok"}  # fmt: skip
 
 
 def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
@@ -104,15 +105,23 @@ def _show(
 
     print_text(f"{searched} configurations searched")
     if best is not None:
-        print_rows([best], columns=_SHOWN, title="best")
+        print_rows([_line(best)], title="best")
         if best["reason"]:
             print_text(f"disaggregated: {best['reason']}")
         step = max(1, len(front) // 12)
-        print_rows(front[::step], columns=_SHOWN, title=f"of {len(front)} that none beats")
+        print_rows([_line(r) for r in front[::step]], title=f"of {len(front)} that none beats")
     if rejected:
         print_text(f"{len(rejected)} options failed, among them:")
         for row in rejected[:8]:
             print_text(f"- {_name(row)}: {row['reason']}")
+
+
+def _line(row: dict[str, Any]) -> dict[str, str]:
+    from .render import cell
+
+    each = " + ".join(row["reason"].split(", ")) if row["reason"] else ""
+    out = {"option": f"{row['replicas']:.0f} x {_name(row)}" + (f" ({each})" if each else "")}
+    return out | {head: cell(name, row[name]) for name, head in _SHOWN.items()}
 
 
 def _words(text: str) -> list[str]:
