@@ -279,6 +279,21 @@ def test_shipped_models_answer_within_their_claims():
     assert high / low > 1.3
 
 
+def test_shipped_models_know_latent_attention_and_say_what_they_do_not():
+    for name in ("h100_sxm", "h200_sxm", "b200_sxm", "gb200", "b300_sxm", "gb300"):
+        decode = {"q_len": 1, "kv_len": 8192, "batch": 128, "q_heads": 128, "kv_heads": 1,
+                  "head_dim": 576, "v_head_dim": 512, "shared_kv": True}  # fmt: skip
+        wide, narrow = (rc.predict(rc.Attention(**decode, dtype=d), on=name)
+                        for d in ("bf16", "fp8"))  # fmt: skip
+        prompt = rc.predict(rc.Attention(q_len=4096, kv_len=4096, q_heads=16, head_dim=192,
+                                         v_head_dim=128), on=name)  # fmt: skip
+        for p in (wide, narrow, prompt):
+            assert p.basis == "learned" and "trtllm" in p.reason and p.time > p.bound
+        assert 0.4 * wide.time < narrow.time < wide.time  # half the bytes, more overhead
+        for change in ({"kv_dtype": "fp8"}, {"q_len": 4}):  # measured on no device
+            assert rc.predict(rc.Attention(**decode | change), on=name).basis == "transferred"
+
+
 # ----------------------------------------------------------------------------------- literature
 
 
