@@ -259,7 +259,7 @@ def _time_model(folder: Path) -> TimeModel | CalibratedModel:
     return load_time_model(folder)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _operator(folder: Path) -> OperatorModel:
     from .operator_model import load_operator
 
