@@ -19,10 +19,11 @@ __all__ = ["FREE", "handle", "handle_function"]
 FREE = frozenset(
     """empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like
     new_zeros ones ones_like new_ones full full_like new_full arange linspace eye scalar_tensor
-    zero_ fill_ lift_fresh lift_fresh_copy detach alias _local_scalar_dense tril_indices
-    triu_indices""".split()
+    zero_ fill_ lift_fresh lift_fresh_copy detach alias _local_scalar_dense
+    tril_indices triu_indices as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ resize_ set_
+    detach_""".split()
 )
-"""Makers of constants and placeholders: too small or too rare to count."""
+"""Makers of constants and placeholders, too small or too rare to count; views in place."""
 
 
 class _Called:
