@@ -44,11 +44,14 @@ class Formats:
     expert_storage: Storage
     kv: Storage
     kv_dtype: str
+    ends_storage: Storage | None = None
 
     def storage(self, role: str) -> Storage:
         """How weights of a role are stored."""
         if role == "linear":
             return self.linear_storage
+        if role in ("head", "embedding") and self.ends_storage is not None:
+            return self.ends_storage
         return self.expert_storage if role == "expert" else Storage.of(self.wide)
 
     def compute(self, role: str) -> str:
@@ -90,7 +93,7 @@ def formats_of(
         linear = expert = _supported(t.activations, hardware, True, wide)
     stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
     near = min(("fp8_e4m3", wide), key=lambda d: abs(dtype(d).bits - stored.bits_each))
-    return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near)
+    return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near, t.ends)
 
 
 def _grouped(storage: Storage, network: Network, published: bool) -> Storage:

@@ -33,7 +33,6 @@ __all__ = ["Case", "Timed", "gemm_work", "time_calls", "time_cases"]
 
 F64 = npt.NDArray[np.float64]
 BASES = ("measured", "learned", "transferred", "analytic", "bound")
-_ROWS = 64  # rows of a block that converts weights once: Marlin's largest (arXiv:2408.11743, 3)
 _STRETCH = 0.25  # 90 % factor of a change by physics: |log ratio| * this (as predict.ladder)
 
 
@@ -271,13 +270,14 @@ def gemm_work(
 ) -> Work:
     """Operations and bytes of activations [m, k] times stored weights [k, n].
 
-    Weights are converted once for each block of 64 rows; outliers are multiplied on the lanes;
-    `rebuild` writes a 16-bit copy of the weights and reads it again.
+    Weights are converted once for each block of rows (64: Marlin's largest, arXiv:2408.11743,
+    section 3), or once where `rebuild` writes a 16-bit copy of them and reads it again; outliers
+    are multiplied on the lanes.
     """
     m, n, k = (np.asarray(x, np.float64) for x in (m, n, k))
     cells = n * k
     product = compute if not dtype(compute).weight_only else dtype(compute).compute
-    passes = np.ceil(m / _ROWS)
+    passes = 1.0 if storage.rebuild else np.ceil(m / storage.rows)
     lanes = storage.unpack * cells * passes * storage.density + 2.0 * m * cells * storage.outliers
     inputs = dtype(product if dtype(product).bits >= 8 else wide).bytes_of(1.0)
     read = inputs * m * k + storage.bytes_each * cells
@@ -285,7 +285,8 @@ def gemm_work(
     if storage.rebuild:
         read, written = read + 2.0 * cells, written + 2.0 * cells
     launches = 2.0 if storage.rebuild else 1.0
-    return Work({product: 2.0 * m * cells, "vector": lanes}, read, written, launches=launches)
+    flops = {product: 2.0 * m * cells * storage.products, "vector": lanes}
+    return Work(flops, read, written, launches=launches)
 
 
 _ALIKE = 0.1  # bytes of a storage and a format that the same kernels serve (other scale groups)
@@ -353,6 +354,8 @@ def _attention(call: Call, case: Case) -> _Row:
     ratio: Amount = 1.0
     density = t.reduction.prefill_density if not decode else 1.0
     stored = f.kv if call.phase != "encoder" else Storage.of(f.wide)
+    if t.kv.elements != 1.0 and decode:  # what is read for each element of keys and values
+        stored = Storage(stored.bits_each * t.kv.elements, unpack=stored.unpack * t.kv.elements)
     if not _twin(stored, words["kv_dtype"]):
         ratio = _reread(call.op, fields, words, "kv_dtype", stored,
                         Storage.of(words["kv_dtype"]), case)  # fmt: skip

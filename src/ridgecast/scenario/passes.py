@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..hardware import Hardware
 from ..kernels.operator import link_of
-from ..models.network import Amount, Layout, Network, Tokens
+from ..models.network import Amount, Call, Layout, Network, Tokens
 from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
@@ -108,9 +108,34 @@ def _case(job: Job) -> Case:
         else replace(c, count=c.count * np.asarray(job.layer_share))
         for c in job.network.calls(job.groups, job.machine.layout)
     ]  # fmt: skip
+    calls += _projected_again(job)
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
     return Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
+
+
+def _projected_again(job: Job) -> list[Call]:
+    """Products that make keys and values of what is kept instead, in every decode pass.
+
+    Each cached token is multiplied by the matrices of keys and values: of one stored tensor both,
+    else each of its own half.
+    """
+    t, layout = job.treatment, job.machine.layout
+    if not t.kv.recompute:
+        return []
+    found = []
+    for g in job.groups:
+        decode = np.asarray(g.q_len) * 4 <= np.asarray(g.kv_len)
+        for cache in job.network.caches():
+            if cache.kind != "kv":
+                continue
+            tokens = np.maximum(np.ceil(np.asarray(g.batch) / layout.dp) * g.kv_len, 1.0)
+            depth = cache.per_token * t.kv.elements * (1.0 if t.kv.elements <= 0.5 else 0.5)
+            fields = {"m": tokens, "n": np.ceil(cache.per_token / layout.tp),
+                      "k": np.maximum(np.round(depth), 1.0)}  # fmt: skip
+            count = np.where(decode & (np.asarray(g.batch) > 0), cache.layers, 0.0)
+            found.append(Call("rematerialise", "gemm", fields, count * job.layer_share, "linear"))
+    return found
 
 
 def _around(job: Job, timed: Timed) -> Pass:

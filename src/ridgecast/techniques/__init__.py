@@ -41,9 +41,29 @@ __all__ = [
 
 # id -> module of this room that defines it in its TECHNIQUES (one literal dict, loaded lazily)
 _MODULES: dict[str, str] = {
+    "bfp-outlier-kv": "kv_formats",
+    "comet-w4a4kv4": "weights",
+    "dfloat11": "weights",
+    "dgq": "weights",
+    "efficientqat": "weights",
+    "fast-2bit-llm": "weights",
+    "finequant": "weights",
+    "flash-llm": "weights",
+    "gptq": "weights",
+    "gptq-eager": "weights",
+    "gqsa": "weights",
     "kivi": "kv_cache",
+    "lut-gemm": "weights",
     "marlin": "weights",
+    "mikv": "kv_formats",
+    "minima": "weights",
+    "qmoe": "weights",
+    "qserve": "weights",
     "sarathi": "batching",
+    "smoothquant-plus": "weights",
+    "spqr": "weights",
+    "xquant": "kv_formats",
+    "zipcache": "kv_formats",
 }
 _GROUP = "ridgecast.techniques"
 

@@ -27,7 +27,7 @@ TECHNIQUES: dict[str, Technique] = {
             ("kv.storage",),
             {
                 "bits": Parameter(2, 1, 8, "bits an element"),
-                "group": Parameter(32, 8, 256, "elements that share a scale and a zero point"),
+                "group": Parameter(32, 8, 65536, "elements that share a scale and a zero point"),
             },
         ),
     )

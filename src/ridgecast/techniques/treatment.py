@@ -23,8 +23,10 @@ class Storage:
     `group` elements (0: none that count), a share `outliers` kept apart at `outlier_bits` each
     (index included), a share `density` of the elements stored with `index_bits` each.
     `compute` is the format that they are multiplied in ("": the format of the activations),
-    `unpack` lane operations an element to get there (each time it is read), `rebuild`: a
-    full-precision copy of one layer's worth is built in memory first, not in registers.
+    `unpack` lane operations an element to get there, once for each `rows` rows of the other
+    operand (1: look-ups by row); `rebuild`: a full-precision copy of one layer's worth is built in
+    memory first, not in registers. `products` is the share of the multiply-adds that are done
+    (factors; above 1: parts of the depth in a slower format).
     """
 
     bits: float
@@ -38,10 +40,16 @@ class Storage:
     compute: str = ""
     unpack: float = 0.0
     rebuild: bool = False
+    rows: int = 64
+    products: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.bits <= 64:
             raise SpecError(f"storage.bits: got {self.bits}, need more than 0, at most 64")
+        if self.rows < 1 or self.products <= 0:
+            raise SpecError(
+                f"storage: got rows {self.rows}, products {self.products}; need 1 or more, above 0"
+            )
         for name in ("outliers", "density"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -177,7 +185,8 @@ class Batching:
 class Treatment:
     """Everything that techniques have changed about a case; neutral as built.
 
-    `weights` and `experts`: storage of linear layers and of experts (None: the engine's format);
+    `weights` and `experts`: storage of linear layers and of experts, `ends` that of the embedding
+    and the output head (None: the engine's format);
     `activations`: format of the products where techniques set it. `attention`: "flash" or
     "standard" (scores through memory). `launches`: kernels launched, as a share of the engine's;
     `graph`: launches are replayed from a graph (None: as the engine does). `host_overhead`: share
@@ -190,6 +199,7 @@ class Treatment:
 
     weights: Storage | None = None
     experts: Storage | None = None
+    ends: Storage | None = None
     activations: str = ""
     kv: KvPolicy = field(default_factory=KvPolicy)
     attention: str = "flash"
