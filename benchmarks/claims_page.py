@@ -42,8 +42,10 @@ def _number(value: object) -> str:
     if isinstance(value, bool):
         return "holds" if value else "does not hold"
     if isinstance(value, tuple):
-        return " to ".join(f"{end:.4g}" for end in value)
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
+        return " to ".join(_number(end) for end in value)
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.3g}"
 
 
 def _cell(text: str) -> str:

@@ -66,14 +66,16 @@ def _number(value: Any) -> str:
     if isinstance(value, bool):
         return "holds" if value else "does not hold"
     if isinstance(value, tuple):
-        return " to ".join(f"{end:.4g}" for end in value)
-    return "" if value is None else f"{value:.4g}"
+        return " to ".join(_number(end) for end in value)
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.3g}"
 
 
 def _row(line: Line) -> dict[str, str]:
     unit = f" {line.unit}" if line.unit else ""
     return {
-        "figure": line.metric,
+        "figure": line.metric.replace("_", " "),
         "published": _number(line.published) + unit if line.published is not None else "",
         "recomputed": _number(line.recomputed),
         "where": line.at,

@@ -17,7 +17,9 @@ RECIPES: dict[str, str] = {
     "flashattention-2": "attention:flashattention_2",
     "lightning-attention": "attention:lightning_attention",
     "lightning-attention-2": "attention:lightning_attention_2",
+    "longgen": "attention:longgen",
     "minference": "attention:minference",
+    "mminference": "attention:mminference",
     "tokenring": "attention:tokenring",
     "vattention": "attention:vattention",
     "convbn-tune-mode": "convolution:convbn_tune_mode",
@@ -61,6 +63,7 @@ RECIPES: dict[str, str] = {
     "lut-gemm": "quantisation:lut_gemm",
     "marlin": "quantisation:marlin",
     "rag-embedding-quant": "quantisation:rag_embedding_quant",
+    "sparse-cpu-transformers": "quantisation:sparse_cpu",
     "turbomind-mixed-precision": "quantisation:turbomind",
     "4dgs-dynamic": "rendering:four_d_gaussians",
     "dvgo": "rendering:dvgo",
@@ -70,4 +73,5 @@ RECIPES: dict[str, str] = {
     "gpusq-vit": "vision:gpusq_vit",
     "i-vit": "vision:i_vit",
     "lpvit": "vision:lpvit",
+    "pitome": "vision:pitome",
 }

@@ -66,7 +66,8 @@ def _machine(name: str, source: str, **numbers: Any) -> Hardware:
 def waferllm() -> list[Found]:
     """Multiply a 16K x 16K matrix by a vector on a wafer and on one A100.
 
-    A mesh of 750 x 750 cores takes part; partial sums travel to the middle of a line or across it,
+    WSE-2: 850,000 cores, 40 GB, 20 PB/s, 15 kW (Cerebras 2021); 7.5 PFLOP/s in fp16 and a clock of
+    1.1 GHz are assumed. A mesh of 750 x 750 cores takes part; partial sums travel to the middle of a line or across it,
     the result back along one or two axes: 375 to 1500 hops of a clock each.
     """
     wafer = _machine("wse2", "Cerebras WSE-2 datasheet 2021", cores=850_000, clock="1.1 GHz",
@@ -96,8 +97,9 @@ def waferllm() -> list[Found]:
 def sn40l() -> list[Found]:
     """Switch among experts of Llama-2-7B and generate, node against node.
 
-    SN40L (arXiv:2405.07518): 8 sockets of 64 GiB HBM and 1.5 TB DDR; the node copies from DDR to
-    HBM at 1 TB/s and more, a DGX from its host at the link of one device (32 and 64 GB/s).
+    SN40L (arXiv:2405.07518): 8 sockets of 64 GiB HBM (2 TB/s assumed) and 1.5 TB DDR; the node
+    copies from DDR to HBM at 1 TB/s and more, a DGX from its host at the link of one device (32 and
+    64 GB/s).
     """
     weights, layers = 2.0 * 6.74e9, 32
     switch, total, places = [], {"h100": [], "a100": []}, []
@@ -354,24 +356,24 @@ _MAMBA2 = {  # layers, width: Dao and Gu 2024, arXiv:2405.21060
 def mamba2_jax() -> list[Found]:
     """Prefill and decode a single stream of Mamba-2 on a TPU v6e, operations left unfused.
 
-    TPU v6e: 918 TFLOP/s bf16, 32 GB at 1,640 GB/s (Google Cloud documentation). The chunked
+    TPU v6e: 918 TFLOP/s bf16, 32 GB at 1,638 GB/s (Google Cloud documentation). The chunked
     einsums go through memory in fp32, the products at the array's peak; a layer's other chains
     are about 12 passes over its activations.
     """
     tpu = _machine("tpu_v6e", "Google Cloud, TPU v6e", rate="918 TFLOP/s", capacity="32 GB",
-                   bandwidth="1640 GB/s")  # fmt: skip
+                   bandwidth="1638 GB/s")  # fmt: skip
     rates, uses, places = [], [], []
     for name, (layers, width, parameters) in _MAMBA2.items():
         for tokens in (1024, 4096, 8192):
             ssd = work_of("ssd", length=tokens, heads=2 * width // 64, variant="chunked")
             time = sum(float(np.max(v)) for v in parts_of(ssd, tpu, "cold").values())
             flops = 2.0 * parameters / layers * tokens
-            time += max(flops / tpu.rate("bf16"), 2.0 * parameters / layers / 1640e9)
-            time += 12 * 2.0 * tokens * 2 * width * 2.0 / 1640e9 + 30 * tpu.launch_latency
+            time += max(flops / tpu.rate("bf16"), 2.0 * parameters / layers / 1638e9)
+            time += 12 * 2.0 * tokens * 2 * width * 2.0 / 1638e9 + 30 * tpu.launch_latency
             rates.append((flops + float(ssd.matrix_flops)) / time / 1e12)
             places.append(f"{name}, {tokens} tokens")
         state = 4.0 * 2 * width * 128 * layers
-        moved = (2.0 * parameters + 2.0 * state) / 1640e9
+        moved = (2.0 * parameters + 2.0 * state) / 1638e9
         uses.append(100.0 * moved / (moved + layers * 12 * tpu.launch_latency))
     note = (
         "at the array's peak in every product the unfused operations allow more; what a compiler "

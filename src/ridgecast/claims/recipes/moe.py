@@ -46,7 +46,7 @@ def sonicmoe() -> list[Found]:
                 "loads that overlap with products"),
         NotModelled(2, run),
         NotModelled(3, run),
-        Finding(4, span(rounding), at=reached(rounding, 1.16, _LAYERS), range="four layers, "
-                "uniform choice of experts, tiles of 128 rows", note="at these sizes weights and rows "
-                "limit more than padded products do"),
+        Finding(4, span(rounding), at=reached(rounding, 1.16, _LAYERS),
+                range="four layers, uniform choice of experts, tiles of 128 rows",
+                note="at these sizes weights and rows limit more than padded products do"),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from ...ops.base import Work
 from ..verdict import Finding, Found, NotModelled
 from .kit import device, gemm_work, reached, span, time_of, work_of
 
-__all__ = ["gpusq_vit", "i_vit", "lpvit"]
+__all__ = ["gpusq_vit", "i_vit", "lpvit", "pitome"]
 
 _VITS = {"DeiT-Ti": (12, 192, 3), "DeiT-S": (12, 384, 6), "DeiT-B": (12, 768, 12)}
 """Layers, width, heads (Touvron et al. 2021, arXiv:2012.12877, table 1); 197 tokens."""
@@ -139,3 +139,26 @@ def _times(model: str, dtype: str, element: float, on: object) -> float:
     """Seconds of eight images in one format throughout."""
     works = [*_dense(model, 8, dtype, element), *_rest(model, 8, dtype, element)]
     return float(np.sum([time_of(w, on, "hot") for w in works]))  # type: ignore[arg-type]
+
+
+def pitome() -> list[Found]:
+    """Merge tokens of a ViT-H between layers: operations with a share kept at each layer.
+
+    ViT-H/14: 32 layers, width 1280, 257 tokens (Dosovitskiy et al. 2021, arXiv:2010.11929). Scores
+    of all pairs are computed at each layer. Shares kept of 90 to 97.5 % (swept).
+    """
+    layers, width, first, reductions = 32, 1280.0, 257.0, []
+    shares = (0.9, 0.925, 0.95, 0.975)
+    dense = layers * (24.0 * first * width**2 + 4.0 * first**2 * width)
+    for share in shares:
+        flops = 0.0
+        for layer in range(layers):
+            tokens = first * share**layer
+            flops += 24.0 * tokens * width**2 + 4.0 * tokens**2 * width
+            flops += 2.0 * tokens**2 * width / 16  # similarity of keys, mean over the heads
+        reductions.append(100.0 * (1.0 - flops / dense))
+    told = [f"{100 * s:g} % kept a layer" for s in shares]
+    return [
+        Finding(0, span(reductions), at="40 %: " + reached(reductions, 40.0, told) + "; 60 %: "
+                + reached(reductions, 60.0, told), range="90 to 97.5 % of the tokens kept a layer"),
+    ]  # fmt: skip
