@@ -128,8 +128,28 @@ def test_recipes_say_what_the_exports_do_not(tmp_path):
     assert out["decode_dp"].tolist()[:2] == [8, 1] and out["devices"].tolist()[:2] == [44, 44]
 
 
+def test_unknown_layouts_may_be_assumed(tmp_path):
+    from ridgecast.store.importers.inferencex import assume
+
+    r1 = dict(model_path="deepseek-ai/DeepSeek-R1", backend="trtllm", mode="disagg", osl=1024,
+              moe_quant_mode="nvfp4", gemm_quant_mode="nvfp4", system="b200_sxm",
+              batch_size=np.nan, **sizes("prefill_", 4, 1, 1, 1, 4))  # fmt: skip
+    near = MARCH.replace("concurrency=8", "concurrency=900")
+    one = row("a_tp4_0_ep4_0_1", near, **r1, **sizes("decode_", 8, 1, 1, 2, 4))
+    alone = row("b_tp4_0_ep1_0_1", MARCH, **sizes("", 4, 1, 1, 4, 1))
+    out = imported(tmp_path, one, alone)
+    assert np.isnan(out["decode_workers"][0])
+    full = assume(out)
+    # 875 is the nearest concurrency of that device, format and engine with such workers
+    assert full["decode_workers"][0] == 5 and full["decode_dp"][0] == 8
+    assert full["layout_source"].tolist() == ["nearest", "row"] and full["devices"][0] == 44
+    assert np.isnan(out["decode_workers"][0])  # the table that was given is as it was
+
+
 @pytest.mark.skipif(not FILE.exists(), reason="the measured serving points are not here")
 def test_measured_file():
+    from ridgecast.store.importers.inferencex import assume
+
     out = import_files(FILE)
     good = out["valid"]
     assert len(good) == 2598 and good.sum() == 2191
@@ -143,6 +163,9 @@ def test_measured_file():
         whole = out[left] * out[right] * out["pp"] * out["replicas"]
         assert (whole[one] == out["devices"][one]).all()
     assert np.isfinite(out["concurrency"][good]).all()
+    full = assume(out)
+    assert np.isfinite(full["decode_devices"][other]).all()
+    assert np.isfinite(full["devices"][good]).all()
 
 
 def test_split_and_floor(tmp_path):
