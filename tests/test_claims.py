@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from ridgecast.claims import Finding, NotModelled, Property, check, check_all, e
 from ridgecast.claims.evaluate import judge, recipe_of
 from ridgecast.claims.ledger import Figure, Work
 from ridgecast.claims.recipes import RECIPES
+from ridgecast.claims.recipes.kit import gemm_work, reached, seconds, time_of, work_of
 from ridgecast.claims.verdict import VERDICTS, verdict_of_figure, verdict_of_work
 from ridgecast.cli.app import app
 from ridgecast.errors import NoDataError, SpecError
@@ -145,6 +147,20 @@ def checked():
     return {name: check(name) for name in RECIPES}
 
 
+def test_sweeps_equal_single_points():
+    sides = [1, 16, 256]
+    swept = seconds("low_bit_gemm", "a100_sxm", m=np.array(sides), n=4096, k=4096, weight_bits=4.0)
+    single = [seconds("low_bit_gemm", "a100_sxm", m=m, n=4096, k=4096, weight_bits=4.0)
+              for m in sides]  # fmt: skip
+    assert np.allclose(swept, np.array(single).ravel())
+    # a 4096 x 4096 product of one row in fp16: 33.6 MB at 2.039 TB/s, and a launch of 2.477 us
+    one = float(time_of(gemm_work(1, 4096, 4096), "a100_sxm"))
+    assert one == pytest.approx(33.57e6 / 2.039e12 + 2.477e-6, rel=1e-3)
+    with pytest.raises(SpecError, match="multiple of kv_heads"):
+        work_of("attention", q_len=1, kv_len=np.array([8, 16]), q_heads=3, kv_heads=2)
+    assert reached([1.0, 2.0, 4.0], 2.2, "abc") == "2 at b"
+
+
 def test_every_recipe_belongs_to_a_work_and_loads():
     for name in RECIPES:
         assert work(name).id == name and callable(recipe_of(name))
@@ -158,6 +174,7 @@ def test_every_recipe_answers(checked):
             assert line.verdict in VERDICTS
             assert line.verdict == "not modelled" or line.at, (name, line.metric)
             assert line.verdict != "contradicted" or line.why, (name, line.metric)
+        assert "without a note" not in found.why, (name, found.why)
 
 
 def test_the_page_has_an_entry_for_each_recipe(checked):

@@ -31,7 +31,11 @@ def claims(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Recompute what published works claim: published, recomputed, where, verdict."""
+    """Recompute what published works claim.
+
+    A row a work: published, recomputed, where in the parameter range, verdict. With ID, every
+    figure of one work and why.
+    """
     from ..claims import check
 
     if work is not None:

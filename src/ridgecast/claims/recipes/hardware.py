@@ -67,8 +67,8 @@ def waferllm() -> list[Found]:
     """Multiply a 16K x 16K matrix by a vector on a wafer and on one A100.
 
     WSE-2: 850,000 cores, 40 GB, 20 PB/s, 15 kW (Cerebras 2021); 7.5 PFLOP/s in fp16 and a clock of
-    1.1 GHz are assumed. A mesh of 750 x 750 cores takes part; partial sums travel to the middle of a line or across it,
-    the result back along one or two axes: 375 to 1500 hops of a clock each.
+    1.1 GHz are assumed. A mesh of 750 x 750 cores takes part; partial sums travel to the middle of
+    a line or across it, the result back along one or two axes: 375 to 1500 hops of a clock each.
     """
     wafer = _machine("wse2", "Cerebras WSE-2 datasheet 2021", cores=850_000, clock="1.1 GHz",
                      watts=15_000, rate="7.5 PFLOP/s", capacity="40 GB",
