@@ -5,6 +5,7 @@ techniques come out here: they change the work, and the solver finds what follow
 """
 
 from .case import Answer, Scenario, Traffic
+from .effect import effect_of
 from .engine import Engine, engine, engine_names
 from .formats import Formats, formats_of
 from .host import Host
@@ -21,6 +22,7 @@ __all__ = [
     "Points",
     "Scenario",
     "Traffic",
+    "effect_of",
     "engine",
     "engine_names",
     "evaluate",
