@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import UnsupportedError
 from ..hardware import Hardware
 from ..kernels.operator import link_of
 from ..models.network import Amount, Call, Layout, Network, Tokens
@@ -65,13 +67,13 @@ class Pass:
 class Job:
     """One pass to be timed: a network on a machine over groups of tokens, treated.
 
-    Fields of the groups may be arrays [points]. `layer_share` is the share of the layers that run
-    (embedding and head always do).
+    Networks of pictures take a `Canvas` for a group. Fields of the groups may be arrays [points].
+    `layer_share` is the share of the layers that run (embedding and head always do).
     """
 
     network: Network
     machine: Machine
-    groups: Sequence[Tokens]
+    groups: Sequence[Any]
     treatment: Treatment = field(default_factory=Treatment)
     layer_share: Amount = 1.0
 
@@ -79,7 +81,7 @@ class Job:
 def run_pass(
     network: Network,
     machine: Machine,
-    groups: Sequence[Tokens],
+    groups: Sequence[Any],
     treatment: Treatment | None = None,
     layer_share: Amount = 1.0,
 ) -> Pass:
@@ -181,9 +183,7 @@ def _host_time(engine: Engine, t: Treatment, launches: F64, network: Network) ->
     return np.full(launches.shape, fixed * t.host_overhead)
 
 
-def _fetch(
-    network: Network, machine: Machine, groups: Sequence[Tokens], t: Treatment
-) -> F64 | float:
+def _fetch(network: Network, machine: Machine, groups: Sequence[Any], t: Treatment) -> F64 | float:
     """Seconds that weights and cache take which do not live on the device, or host work on them."""
     total: F64 | float = 0.0
     place = t.placement
@@ -194,8 +194,8 @@ def _fetch(
         away = max(all_weights - machine.pinned, 0.0)
     if away > 0:
         needed = away * place.touched * (1.0 - place.hit)
-        tokens = sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
         if place.compute == "host":
+            tokens = _new_tokens(groups)
             # two operations a weight and token (bf16: 2 bytes a weight)
             flops = needed / machine.formats.linear_storage.bytes_each * 2.0 * tokens
             total = total + np.maximum(
@@ -205,6 +205,8 @@ def _fetch(
             total = total + needed / fetch_bandwidth(machine.hardware, machine.host, place.tier)
     if t.kv.place != "device":
         for g in groups:
+            if not isinstance(g, Tokens):
+                raise UnsupportedError("kv.place: caches of pictures are kept on the device only")
             each = kv_bytes(network, machine.formats, machine.layout, t, g.kv_len)
             decode = np.asarray(g.q_len) * 4 <= np.asarray(g.kv_len)
             read = np.asarray(g.batch) / machine.layout.dp * each * t.kv.read * (1.0 - t.kv.near)
@@ -219,14 +221,21 @@ def _fetch(
     return total
 
 
-def _stages(machine: Machine, groups: Sequence[Tokens]) -> float | F64:
+def _new_tokens(groups: Sequence[Any]) -> F64:
+    """Tokens of all groups. Raises UnsupportedError for pictures, which have none."""
+    if not all(isinstance(g, Tokens) for g in groups):
+        raise UnsupportedError("pictures: work on the host and pipeline stages are for tokens only")
+    return sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
+
+
+def _stages(machine: Machine, groups: Sequence[Any]) -> float | F64:
     """Seconds that activations take between pipeline stages: one message a boundary."""
     pp = machine.layout.pp
     if pp == 1:
         return 0.0
     inside = machine.layout.devices <= machine.layout.gpus_per_node
     link = link_of(machine.hardware, "peer" if inside else "network")
-    tokens = sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
+    tokens = _new_tokens(groups)
     width = 16384.0  # elements of a wide residual stream at 16 bits: below the latency's share
     return (pp - 1) * ((link.latency or 5e-6) + tokens * width * 2.0 / link.bandwidth)
 

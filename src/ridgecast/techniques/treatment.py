@@ -117,6 +117,8 @@ class Placement:
     `hit` of fetches being found on the device (expert caches, reuse between tokens), and only the
     share `touched` of them is needed at all (sparse activation). `compute`: "device" fetches them,
     "host" computes there. `overlap`: fetching runs beside the work of earlier layers.
+    `unit`: what is fetched at a time: a "layer" in each pass, or a whole "stage" of a pipeline
+    (text encoder, denoiser, decoder) before it runs, which leaves the device afterwards.
     """
 
     device_share: float | None = 1.0
@@ -126,6 +128,7 @@ class Placement:
     touched: float = 1.0
     compute: str = "device"
     overlap: bool = False
+    unit: str = "layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,8 @@ class Reduction:
     `prefill_density`: share of score blocks computed in prefill; `prompt`: share of the prompt's
     tokens that is processed after the layer share `prompt_after` (0: from the start); `layers`:
     share of the layers that run in decode; `neurons`: share of the feed-forward columns used;
-    `steps`: samples' steps of diffusion (share), `calls`: network calls a step (share).
+    `steps`: samples' steps of diffusion (share), `calls`: network calls a step (share),
+    `pictures`: share of the pictures of a stream that are drawn (others repeat the one before).
     """
 
     prefill_density: float = 1.0
@@ -163,6 +167,7 @@ class Reduction:
     neurons: float = 1.0
     steps: float = 1.0
     calls: float = 1.0
+    pictures: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +178,14 @@ class Batching:
     longest). `chunk` tokens of prefill ride on a decode pass (None: as the engine does; 0: prefill
     runs alone). `overlap`: share of prefill work that hides beside decode (multiplexed units).
     `prefix_groups`: requests that share a prefix are run together, so that it is read once.
+    `steps`: diffusion steps of pictures that follow each other that run as one batch.
     """
 
     mode: str = "continuous"
     chunk: int | None = None
     overlap: float = 0.0
     prefix_groups: bool = False
+    steps: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
