@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedError
 from ..hardware import Hardware
-from ..kernels.operator import link_of
+from ..kernels.operator import analytic_time, link_of
 from ..models.network import Amount, Call, Layout, Network, Tokens
+from ..ops.base import Work
 from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
@@ -111,6 +112,7 @@ def _case(job: Job) -> Case:
         for c in job.network.calls(job.groups, job.machine.layout)
     ]  # fmt: skip
     calls += _projected_again(job)
+    calls = [_parted(c, job.treatment.batching.parts) for c in calls]
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
     return Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
@@ -140,6 +142,15 @@ def _projected_again(job: Job) -> list[Call]:
     return found
 
 
+def _parted(call: Call, parts: int) -> Call:
+    """Cut a product's rows into parts that run one after another, weights read by each."""
+    rows = {"gemm": "m", "moe": "num_tokens"}.get(call.op)
+    if parts == 1 or rows is None:
+        return call
+    fewer = np.ceil(np.asarray(call.fields[rows], np.float64) / parts)
+    return replace(call, fields={**call.fields, rows: fewer}, count=np.asarray(call.count) * parts)
+
+
 def _around(job: Job, timed: Timed) -> Pass:
     """Put what happens around the kernels to their times."""
     network, machine, groups, t = job.network, job.machine, job.groups, job.treatment
@@ -147,7 +158,7 @@ def _around(job: Job, timed: Timed) -> Pass:
     parts = timed.by_part()
     gpu = timed.time[~comm].sum(axis=0)
     sent = timed.time[comm].sum(axis=0)
-    hidden = np.minimum(sent * t.comm_overlap, gpu)
+    hidden = np.maximum(np.minimum(sent * t.comm_overlap, gpu), _side_by_side(timed, comm, t))
     launches = _launches(timed) * t.launches
     host = _host_time(machine.engine, t, launches, network)
     graph = machine.engine.graph if t.graph is None else t.graph
@@ -159,16 +170,52 @@ def _around(job: Job, timed: Timed) -> Pass:
     fetched = _fetch(network, machine, groups, t)
     fetch = np.maximum(fetched - busy, 0.0) if t.placement.overlap else fetched
     stages = _stages(machine, groups)
-    extra = host + fetch + stages
+    adapted = _adapted(network, machine, groups, t)
+    extra = host + fetch + stages + adapted
     time = busy + extra
     low = (timed.low.sum(axis=0) - hidden) + extra
     high = (timed.high.sum(axis=0) - hidden) + extra
     for name, value in (("host", host - parts.get("launch", 0.0)), ("fetch", fetch),
-                        ("pipeline", stages), ("overlapped", -hidden)):  # fmt: skip
+                        ("pipeline", stages), ("adapters", adapted),
+                        ("overlapped", -hidden)):  # fmt: skip
         if np.any(value != 0.0):
             parts[name] = np.broadcast_to(value, time.shape)
     energy = _energy(timed, machine, time, busy)
     return Pass(time, np.minimum(low, time), np.maximum(high, time), energy, parts, timed)
+
+
+def _side_by_side(timed: Timed, comm: npt.NDArray[np.bool_], t: Treatment) -> F64:
+    """Seconds that hide where kernels of different limits run at once: at best all but the longest.
+
+    Kernels wait for compute, for memory, or (collectives) for links; parts of a batch are
+    independent, so that each kind can run beside the others.
+    """
+    if not t.batching.unit_overlap:
+        return np.zeros(timed.time.shape[1])
+    compute = (timed.limiter == "compute") & ~comm[:, None]
+    memory = ~compute & ~comm[:, None]
+    kinds = np.stack([(timed.time * k).sum(axis=0) for k in (compute, memory, comm[:, None])])
+    return t.batching.unit_overlap * (kinds.sum(axis=0) - kinds.max(axis=0))
+
+
+def _adapted(
+    network: Network, machine: Machine, groups: Sequence[Any], t: Treatment
+) -> F64 | float:
+    """Seconds of low-rank products: each sequence's adapter is read and multiplied by its tokens.
+
+    Two kernels a group of equal layers' matrices (down and up), gathered over all adapters.
+    """
+    if not t.adapters:
+        return 0.0
+    kinds = [w for w in network.weights() if w.role == "linear"]
+    each = sum(2.0 * t.adapter_rank * np.sqrt(w.elements) * w.count for w in kinds)
+    tokens = _new_tokens(groups)
+    sequences = sum((np.asarray(g.batch, np.float64) for g in groups), start=np.zeros(()))
+    shards = machine.layout.devices
+    work = Work({machine.formats.wide: 2.0 * each * tokens / shards},
+                2.0 * each * np.minimum(sequences, t.adapters) / shards,
+                launches=2.0 * sum(w.count for w in kinds))  # fmt: skip
+    return analytic_time(work, machine.hardware, "cold")
 
 
 def _launches(timed: Timed) -> F64:

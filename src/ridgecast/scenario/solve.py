@@ -165,6 +165,8 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     rounds = np.ceil(fresh / part)
     context = np.where(rounds > 1, at.isl - (fresh - part) / 2.0, at.isl)
     kv = np.ceil(at.isl + at.osl / 2.0)
+    if t.batching.prefix_groups:  # what the sequences of a pass share is read once, not by each
+        kv = np.ceil(kv - at.isl * t.kv.shared * (1.0 - 1.0 / np.maximum(at.running, 1.0)))
     spec = t.speculation
     zero = np.zeros(n)
     verified = np.maximum(np.round(spec.verified), 1.0)
@@ -175,6 +177,9 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
                      np.concatenate([part, part, part]),
                      np.concatenate([context, context, context]))  # fmt: skip
     groups = [decode, prefill]
+    if t.batching.ride > 0:
+        rides = np.concatenate([np.ones(n), zero, np.ones(n)])
+        groups.append(Tokens(rides, t.batching.ride, t.batching.ride, 0.0))
     layers = np.concatenate([np.full(n, t.reduction.layers), np.ones(n), np.ones(n)])
     machine = machine_of(made, s)
     jobs = [Job(network, machine, groups, t, layers)]

@@ -79,7 +79,8 @@ class Storage:
 class KvPolicy:
     """What of the keys and values is kept, read and where.
 
-    `storage` (None: as the engine stores them). `keep` is the share of tokens whose entries stay,
+    `storage` (None: as the engine stores them), but the last `recent` tokens in 16 bits.
+    `keep` is the share of tokens whose entries stay,
     `budget` the most tokens that stay a sequence (0: no limit; both apply). `read` is the share of
     the kept entries that a decode step reads (selection), found through `index_bytes` a kept token
     and head. `elements` is what is stored for each original element (low rank; 0.5: one tensor X
@@ -93,6 +94,7 @@ class KvPolicy:
     """
 
     storage: Storage | None = None
+    recent: int = 0
     keep: float = 1.0
     budget: int = 0
     read: float = 1.0
@@ -178,6 +180,9 @@ class Batching:
     longest). `chunk` tokens of prefill ride on a decode pass (None: as the engine does; 0: prefill
     runs alone). `overlap`: share of prefill work that hides beside decode (multiplexed units).
     `prefix_groups`: requests that share a prefix are run together, so that it is read once.
+    `parts` a batch is cut in (nano-batches: each reads the weights again), so that the share
+    `unit_overlap` of what can hide does: kernels that wait for compute, for memory and for links
+    run side by side. `ride` tokens of other work (fine-tuning) join every decode pass.
     `steps`: diffusion steps of pictures that follow each other that run as one batch.
     """
 
@@ -185,6 +190,9 @@ class Batching:
     chunk: int | None = None
     overlap: float = 0.0
     prefix_groups: bool = False
+    parts: int = 1
+    unit_overlap: float = 0.0
+    ride: float = 0.0
     steps: float = 1.0
 
 
@@ -199,7 +207,8 @@ class Treatment:
     `graph`: launches are replayed from a graph (None: as the engine does). `host_overhead`: share
     of the engine's host time a pass that is left. `comm_overlap`: share of collective time that
     hides beside compute; `comm_bits`: bits an element that collectives carry. `adapters` low-rank
-    adapters of rank `adapter_rank` served beside the model; `trainable`: share of parameters
+    adapters of rank `adapter_rank` are on the device beside the model: each pass reads those of its
+    sequences and multiplies by them; `trainable`: share of parameters
     that are trained (fine-tuning). `extra_flops`: products added a token, as a share of the
     network's own; `techniques`: names of what was applied, in order.
     """
