@@ -152,6 +152,8 @@ def test_gated_delta_rule_without_its_convolution(tmp_path):
     assert out["variant"][0] == "linear" and (out["q_heads"][0], out["kv_heads"][0]) == (32, 32)
     assert (out["q_len"][0], out["kv_len"][0], out["block"][0]) == (1, 1, 64)
     assert out["collection"][0] == "aiconfigurator/vllm-0.24.0/h200_sxm/delta"
+    prompt = {**table, "phase": np.array(["context"] * 2, object)}
+    assert not imported(tmp_path, prompt)["valid"].any()  # one token is a decode step
     other = {**table, "framework": np.array(["TRTLLM", "TRTLLM"], object)}
     assert not imported(tmp_path, other)["valid"].any()
 

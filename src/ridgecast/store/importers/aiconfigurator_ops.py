@@ -129,6 +129,8 @@ def delta(table: Table, request: Request) -> Table:
     _need_sizes(out, ("q_len", "q_heads", "head_dim"))
     source = out["kernel_source"].astype(str)
     invalidate(out, np.char.find(source, "conv1d") >= 0, "a convolution, not the recurrence")
+    chunked = (out["phase"] == "context") & (length == 1)
+    invalidate(out, chunked, "one token through the kernel of prompts: decode has its own")
     other = map_text(table["framework"], str.upper) == "TRTLLM"
     invalidate(out, other, "would pass the memory's bandwidth")
     return validate(out)
