@@ -334,7 +334,7 @@ def _moe(call: Call, case: Case) -> _Row:
     storage = f.expert_storage
     if _twin(storage, stored):
         return _Row("moe", fields, words)
-    ratio = _reread(call.op, fields, words, "weight_dtype", storage, Storage.of(stored), case)
+    ratio = _reread(call.op, fields, words, "weight_dtype", storage, case)
     return _Row("moe", fields, words, ratio, True)
 
 
@@ -357,8 +357,8 @@ def _attention(call: Call, case: Case) -> _Row:
     if t.kv.elements != 1.0 and decode:  # what is read for each element of keys and values
         stored = Storage(stored.bits_each * t.kv.elements, unpack=stored.unpack * t.kv.elements)
     if not _twin(stored, words["kv_dtype"]):
-        ratio = _reread(call.op, fields, words, "kv_dtype", stored,
-                        Storage.of(words["kv_dtype"]), case)  # fmt: skip
+        plain = np.minimum(t.kv.recent / np.maximum(fields["kv_len"], 1.0), 1.0)
+        ratio = _reread(call.op, fields, words, "kv_dtype", stored, case, plain)
     if density < 1.0 or (t.attention == "standard" and words.get("variant", "flash") == "flash"):
         changed = dict(fields) | ({"density": density} if density < 1.0 else {})
         other = dict(words) | ({"variant": "standard"} if t.attention == "standard" else {})
@@ -386,20 +386,22 @@ def _reread(
     words: Mapping[str, str],
     name: str,
     storage: Storage,
-    base: Storage,
     case: Case,
+    plain: Amount = 0.0,
 ) -> F64:
     """Analytic time with an operand stored otherwise, over that with its plain format.
 
+    The share `plain` of it is in 16 bits.
     The elements that are read of the operand follow from two formats that differ by one byte.
     """
     wide = _work(op, fields, {**words, name: "int8"})
     narrow = _work(op, fields, {**words, name: "bf16"})
     elements = np.asarray(narrow.read) - np.asarray(wide.read)
     known = _work(op, fields, words)
-    lanes = np.asarray(known.flops.get("vector", 0.0)) + storage.unpack * elements
-    extra = elements * (storage.bytes_each - base.bytes_each)
-    again = 2.0 * elements * (1.0 if storage.rebuild else 0.0)
+    coded, base = elements * (1.0 - plain), Storage.of(words[name]).bytes_each
+    lanes = np.asarray(known.flops.get("vector", 0.0)) + storage.unpack * coded
+    extra = coded * storage.bytes_each + (elements - coded) * 2.0 - elements * base
+    again = 2.0 * coded * (1.0 if storage.rebuild else 0.0)
     asked = replace(
         known, flops={**known.flops, "vector": lanes}, read=known.read + extra + again,
         written=known.written + again, footprint=None, resident=None,

@@ -114,6 +114,9 @@ def kv_bytes(
         elements = cache.elements(kept, layout.tp) / layout.pp
         each = STATE_BYTES if cache.kind == "state" else formats.kv.bytes_each * t.kv.elements
         total = total + elements * each
+        if t.kv.recent and cache.kind != "state":
+            last = cache.elements(np.minimum(kept, t.kv.recent), layout.tp) / layout.pp
+            total = total + last * (_MERGED - each)
     total = np.asarray(total) / layout.cp
     if t.kv.index_bytes:
         heads = sum(c.layers * max(1, c.heads // layout.tp) for c in network.caches()) / layout.pp

@@ -10,9 +10,12 @@ from .treatment import Storage, Treatment
 
 
 def _kivi(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """2 bits, asymmetric: an fp16 scale and an fp16 zero point each group of 32 elements."""
+    """2 bits, asymmetric: an fp16 scale and an fp16 zero point each group of 32 elements.
+
+    The last tokens stay in 16 bits until they fill a group of keys (residual).
+    """
     stored = Storage(v["bits"], int(v["group"]), 16, 16, unpack=2.0)
-    return replace(t, kv=replace(t.kv, storage=stored))
+    return replace(t, kv=replace(t.kv, storage=stored, recent=int(v["residual"])))
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -28,6 +31,7 @@ TECHNIQUES: dict[str, Technique] = {
             {
                 "bits": Parameter(2, 1, 8, "bits an element"),
                 "group": Parameter(32, 8, 65536, "elements that share a scale and a zero point"),
+                "residual": Parameter(32, 0, 4096, "last tokens kept in 16 bits"),
             },
         ),
     )
