@@ -56,6 +56,7 @@ def test_an_unknown_work_names_the_nearest():
         (SPEEDUP, 2.2, "reproduced"),  # within 15 %
         (SPEEDUP, 2.4, "direction only"),
         (SPEEDUP, 0.9, "contradicted"),
+        (SPEEDUP, (1.0, 1.001), "contradicted"),  # no gain worth the name
         (SPEEDUP, (1.0, 4.0), "reproduced"),  # reached inside the range
         (SPEEDUP, (0.5, 1.5), "direction only"),
         (SPEEDUP, (2.2, 9.0), "reproduced"),

@@ -6,7 +6,7 @@ A figure:
                     unless the recipe says more, never above 30 %, and of a ratio never more than
                     half of the gain); "up to" figures: the largest recomputed value reaches it, the
                     smallest does not exceed it; "at least" figures: the smallest does
-    direction only  the change has the right sign, not the size
+    direction only  the change has the right sign, not the size (and is more than a hundredth of it)
     contradicted    neither; the recipe's note says why
     not modelled    the recipe says why it cannot be recomputed
 
@@ -152,13 +152,16 @@ def _reached(figure: Figure, found: Finding) -> bool:
 
 
 def _same_way(figure: Figure, found: Finding) -> bool:
-    """Whether both are gains, or both losses, at the best place; False for amounts."""
+    """Whether both are gains, or both losses, at the best place; False for amounts.
+
+    A hundredth of the published change is none.
+    """
     neutral = figure.no_change
     if neutral is None:
         return False
     published = sum(figure.ends) / 2.0 - neutral
     best = max((end - neutral for end in found.ends), key=lambda change: change * published)
-    return best * published > 0.0
+    return best * published > 0.01 * published**2
 
 
 def verdict_of_figure(figure: Figure, found: Finding | NotModelled | None) -> str:

@@ -327,7 +327,7 @@ def vattention() -> list[Found]:
                 note="the bytes of a block table are nothing beside the products; the published "
                 "gap is address arithmetic inside one version of the kernel"),
         Finding(2, span(tables), at="every model; pages of 16 tokens", tolerance=0.15,
-                range="one prefill of 16K tokens", note="as above"),
+                range="one prefill of 16K tokens", note="as for the other paged kernel"),
     ]  # fmt: skip
 
 

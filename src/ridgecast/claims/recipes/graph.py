@@ -8,7 +8,7 @@ from ...kernels.operator import link_of
 from ..verdict import Finding, Found, NotModelled
 from .kit import device, reached, span, work_of
 
-__all__ = ["gcn_zero_copy", "pytorch_direct", "smash_spgemm"]
+__all__ = ["flashschnet", "gcn_zero_copy", "pytorch_direct", "smash_spgemm"]
 
 _HOSTS = (20e9, 40e9, 80e9, 160e9)
 """B/s of host memory that a gather reaches: one to eight channels of DDR4-3200 at 25.6 GB/s, less
@@ -75,6 +75,33 @@ def gcn_zero_copy() -> list[Found]:
         NotModelled(1, sizes),
         NotModelled(2, sizes),
     ]  # fmt: skip
+
+
+def flashschnet() -> list[Found]:
+    """Keep edges on chip in a message-passing layer of coarse-grained molecules.
+
+    269 beads, 64 replicas, 128 features, 50 radial functions (SchNet's usual sizes, assumed); 4 to
+    40 neighbours a bead (swept). Tensors over edges: radial functions, two of the filter network,
+    gathered neighbours, messages; over beads: about eight. Bytes decide time on any GPU.
+    """
+    beads, width, radial = 269 * 64, 128, 50
+    less, faster, counts = [], [], (4, 8, 16, 40)
+    for neighbours in counts:
+        edges = beads * neighbours
+        nodes = 8.0 * beads * width * 4.0
+        apart = nodes + edges * (radial + 4 * width) * 4.0
+        # indices and distances remain; neighbours are read where they lie, once each edge
+        fused = nodes + edges * 12.0
+        less.append(100.0 * (1.0 - fused / apart))
+        moved = nodes + 2.0 * edges * (radial + 4 * width) * 4.0
+        faster.append(moved / (fused + edges * width * 4.0))
+    places = [f"{n} neighbours" for n in counts]
+    where = "4 to 40 neighbours a bead"
+    return [
+        NotModelled(0, "steps a day of a whole simulation"),
+        Finding(1, span(faster), at=reached(faster, 6.5, places), range=where),
+        Finding(2, span(less), at=reached(less, 80.0, places), range=where),
+    ]
 
 
 def smash_spgemm() -> list[Found]:

@@ -29,6 +29,7 @@ __all__ = [
     "lut_gemm",
     "marlin",
     "rag_embedding_quant",
+    "shiftquant",
     "sparse_cpu",
     "turbomind",
 ]
@@ -167,6 +168,29 @@ def sparse_cpu() -> list[Found]:
         Finding(1, span(ratios), at=reached(ratios, 5.0, places),
                 range="1024 and 8192 rows, 70 to 90 % zero"),
         *(NotModelled(i, "another engine: a scenario") for i in (2, 3, 4)),
+    ]  # fmt: skip
+
+
+def shiftquant() -> list[Found]:
+    """Replace fp16 products by int8 ones, with passes that quantise before and rescale after."""
+    on, gains, places = "a100_sxm", [], []
+    for m in (2048, 8192, 32768):
+        for n, k in ((768, 768), (3072, 768), (4096, 4096)):
+            wide = float(time_of(gemm_work(m, n, k), on))
+            narrow = float(time_of(gemm_work(m, n, k, dtype="int8"), on))
+            before = seconds("quantise", on, rows=m, cols=k, dtype="fp16", stored="int8",
+                             scaling="group", group=128)  # fmt: skip
+            after = seconds("pointwise", on, elements=m * n, dtype="fp16")
+            for passes in (before, before + after):
+                gains.append(100.0 * (wide / (narrow + float(passes)) - 1.0))
+                places.append(f"{m} rows, {n} x {k}")
+    return [
+        NotModelled(0, "products of 16 bits on a CPU without units for them: its library decides"),
+        Finding(1, span(gains), at=reached(gains, 15.3, places),
+                range="2048 to 32768 rows, widths 768 to 4096, rescaling fused or not, A100",
+                note="narrow layers lose more in the passes than int8 gains"),
+        NotModelled(2, "resources of an FPGA"),
+        NotModelled(3, "a normalisation in integers on a CPU that is not named"),
     ]  # fmt: skip
 
 
