@@ -8,6 +8,7 @@ from .case import Answer, Scenario, Traffic
 from .effect import effect_of
 from .engine import Engine, engine, engine_names
 from .formats import Formats, formats_of
+from .generate import Generated, Generation, generate, generate_all
 from .host import Host
 from .passes import Machine, Pass, run_pass
 from .solve import Points, evaluate, largest_batch, memory_at, solve_points
@@ -16,6 +17,8 @@ __all__ = [
     "Answer",
     "Engine",
     "Formats",
+    "Generated",
+    "Generation",
     "Host",
     "Machine",
     "Pass",
@@ -27,6 +30,8 @@ __all__ = [
     "engine_names",
     "evaluate",
     "formats_of",
+    "generate",
+    "generate_all",
     "largest_batch",
     "memory_at",
     "run_pass",
