@@ -118,12 +118,15 @@ def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple
     if t.batching.mode == "static" or not engine.continuous:
         ttft = engine.request_host + prefill * p.rounds * np.ceil(batch / p.together)
         return ttft, step, ttft + rest * step
-    rides = engine.mixed or bool(t.batching.chunk)
+    beside = t.batching.overlap  # share of the units on which prefills run beside decodes
+    rides = (engine.mixed or bool(t.batching.chunk)) and not beside
     marginal = (mixed - decode if rides else prefill) * p.rounds / p.together
-    marginal = np.maximum(marginal, 0.0) * (1.0 - t.batching.overlap) * engine.stall
+    marginal = np.maximum(marginal, 0.0) * engine.stall
     here = np.ceil(running / load.groups)  # prompts that share one attention group
+    marginal = marginal - np.minimum(marginal, beside * step * osl / np.maximum(here - 1.0, 1.0))
     tpot = step + (here - 1.0) / osl * marginal
-    own = np.where(batch > 1, mixed if rides else prefill, prefill) * p.rounds
+    alone = prefill / beside if beside else prefill
+    own = np.where(batch > 1, mixed if rides else alone, prefill) * p.rounds
     busy = np.minimum((here - 1.0) * marginal / (osl * step), 1.0)
     first = 1.0 / load.rounds
     ttft = (

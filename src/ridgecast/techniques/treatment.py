@@ -178,7 +178,8 @@ class Batching:
 
     `mode`: "continuous" (a finished request is replaced at once), "static" (a batch ends with its
     longest). `chunk` tokens of prefill ride on a decode pass (None: as the engine does; 0: prefill
-    runs alone). `overlap`: share of prefill work that hides beside decode (multiplexed units).
+    runs alone). `overlap`: share of the device's units on which prefills run beside decodes
+    (which keep the memory's bandwidth on the others); so much of a decode's time hides prefill.
     `prefix_groups`: requests that share a prefix are run together, so that it is read once.
     `parts` a batch is cut in (nano-batches: each reads the weights again), so that the share
     `unit_overlap` of what can hide does: kernels that wait for compute, for memory and for links
