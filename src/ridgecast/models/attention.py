@@ -7,7 +7,7 @@ A mixer is one layer's way to mix tokens: `weights(hidden)` and `caches()` of on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,8 +126,10 @@ class GroupedAttention:
         found = [gemm("qkv", t, n, hidden)]
         if self.qk_norm in ("head", "each"):
             found.append(norm(t * (q + kv), self.head_dim, part="qk_norm"))
-        elif self.qk_norm:
+        elif self.qk_norm:  # over all heads: the sums of squares of q and of k cross the shards
             found.append(norm(t, rotated, part="qk_norm"))
+            sums = collective("qk_norm_sum", "all_reduce", t * 2.0, layout.tp, layout)
+            found += [replace(c, count=c.count * 2) for c in sums]
         if self.rotary:  # a rotation: two products and a sum of each element
             found.append(pointwise("rotary", t * rotated, ops=3, inputs=2))
         fields = {"q_heads": q, "kv_heads": kv, "head_dim": self.head_dim}

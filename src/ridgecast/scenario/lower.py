@@ -149,8 +149,27 @@ class _Lowered:
 
 def _lowered(case: Case) -> _Lowered:
     calls = [c for c in case.calls if np.any(np.asarray(c.count) > 0)]
+    calls += _quantised(calls, case)
     rows = [_row(call, case) for call in calls]
     return _Lowered(case, calls, rows, _points(calls, rows))
+
+
+def _quantised(calls: Sequence[Call], case: Case) -> list[Call]:
+    """Add kernels that quantise activations in blocks before products in a block format.
+
+    The scales of fp8_block activations (1 x 128) depend on their values, and products are measured
+    without that kernel; expert layers are measured with it. One a product, over its inputs.
+    """
+    if case.formats.linear != "fp8_block":
+        return []
+    found = []
+    for call in calls:
+        if call.op == "gemm" and call.role == "linear":
+            rows = np.asarray(call.fields["m"]) * call.fields.get("batch", 1)
+            fields = {"rows": rows, "cols": call.fields["k"], "stored": "fp8_e4m3",
+                      "scaling": "group", "group": 128}  # fmt: skip
+            found.append(Call("quantise", "quantise", fields, call.count, "other", call.phase))
+    return found
 
 
 def _timed(low: _Lowered, found: Mapping[str, Any]) -> Timed:
