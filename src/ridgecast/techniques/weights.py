@@ -30,7 +30,7 @@ def _marlin(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 def _gptq(t: Treatment, v: Mapping[str, float]) -> Treatment:
     """Asymmetric codes; a scale and a zero point a row (group 0), or a group of a row."""
-    stored = Storage(v["bits"], int(v["group"]), 16, v["bits"], unpack=_UNPACK + _ZERO)
+    stored = Storage(v["bits"], int(v["group"]), 16, v["bits"], unpack=v["unpack"])
     return _stored(t, stored)
 
 
@@ -174,6 +174,13 @@ TECHNIQUES: dict[str, Technique] = {
             {
                 "bits": _BITS,
                 "group": Parameter(0, 0, 8192, "weights that share a scale; 0: all of a row"),
+                "unpack": Parameter(
+                    4,
+                    1,
+                    16,
+                    "lane operations a weight; 8: shift and mask (half rate), scale and "
+                    "zero, product on the lanes",
+                ),
             },
         ),
         Technique(
