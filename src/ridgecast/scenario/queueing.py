@@ -32,6 +32,8 @@ class Phases:
     mixed: Mapping[str, F64]
     together: F64
     rounds: F64
+    draft: Mapping[str, F64] | None = None
+    """One pass in which the model drafts for itself, where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
         tpot = decode pass / accepted + (batch - 1) / osl * marginal prefill
 
     The marginal prefill is (mixed - decode) / prompts together where the engine mixes both in one
-    pass, else the prefill pass itself. A new request waits for the pass under way, for the prefills
-    that happen to be before it, and for its own; of the first round, in which all clients start at
-    once, it waits for half of all prompts. Where more requests are in flight than run at once, the
+    pass (as far as there are decode passes to ride on), else the prefill pass itself. A new request
+    waits for the pass under way, for the prefills that happen to be before it, and for its own; of
+    the first round, in which all clients start at once, it waits for half of all prompts. Where more requests are in flight than run at once, the
     others wait for whole generations:
 
         ttft = host + step + (1 - 1/rounds) own (1 + queue * load)
@@ -98,14 +100,24 @@ def _power(p: Phases, batch: F64, osl: F64, t: Treatment) -> F64:
     """Mean power [W] of a replica that is never idle: energy of all its passes over their time."""
     steps = np.maximum(osl - 1.0, 1.0) / t.speculation.accepted * (1.0 + _draft(t))
     prompts = batch * p.rounds / p.together
-    energy = steps * p.decode["energy"] + prompts * p.prefill["energy"]
-    return energy / (steps * p.decode["time"] + prompts * p.prefill["time"])
+    spent, lasted = (steps * p.decode[k] + prompts * p.prefill[k] for k in ("energy", "time"))
+    if p.draft is not None:
+        spent, lasted = (
+            was + steps * _drafting(p.draft[k], t)
+            for was, k in ((spent, "energy"), (lasted, "time"))
+        )
+    return spent / lasted
+
+
+def _drafting(draft: F64, t: Treatment) -> F64:
+    """Time or energy of all self-drafting passes before one that verifies."""
+    return t.speculation.draft_steps * draft * (1.0 + t.speculation.draft_share)
 
 
 def _draft(t: Treatment) -> float:
     """Drafting's time as a share of a decode pass."""
     s = t.speculation
-    return 0.0 if s.parallel else s.draft_share * s.draft_steps
+    return 0.0 if s.parallel or s.draft_cache else s.draft_share * s.draft_steps
 
 
 def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple[F64, F64, F64]:
@@ -114,15 +126,19 @@ def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple
     prefill = p.prefill[key] * engine.prefill_factor
     mixed = p.mixed[key] * engine.prefill_factor
     step = decode * (1.0 + _draft(t)) / t.speculation.accepted
+    if p.draft is not None:
+        step = (decode + _drafting(p.draft[key], t) * engine.decode_factor) / t.speculation.accepted
     rest = np.maximum(osl - 1.0, 0.0)
     if t.batching.mode == "static" or not engine.continuous:
         ttft = engine.request_host + prefill * p.rounds * np.ceil(batch / p.together)
         return ttft, step, ttft + rest * step
     beside = t.batching.overlap  # share of the units on which prefills run beside decodes
     rides = (engine.mixed or bool(t.batching.chunk)) and not beside
-    marginal = (mixed - decode if rides else prefill) * p.rounds / p.together
-    marginal = np.maximum(marginal, 0.0) * engine.stall
     here = np.ceil(running / load.groups)  # prompts that share one attention group
+    passes = np.maximum(here - 1.0, 1.0) * p.rounds / p.together
+    pairs = np.minimum(osl / passes, 1.0) if rides else 0.0  # passes of decode to ride on are osl
+    marginal = (pairs * (mixed - decode) + (1.0 - pairs) * prefill) * p.rounds / p.together
+    marginal = np.maximum(marginal, 0.0) * engine.stall
     marginal = marginal - np.minimum(marginal, beside * step * osl / np.maximum(here - 1.0, 1.0))
     tpot = step + (here - 1.0) / osl * marginal
     alone = prefill / beside if beside else prefill

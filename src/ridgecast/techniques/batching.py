@@ -15,7 +15,7 @@ def _sarathi(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _batchllm(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """A common prefix is computed once, kept once, and read once a pass by those who share it."""
+    """Compute a common prefix once, keep it once, read it once a pass for all who share it."""
     return replace(
         t,
         kv=replace(t.kv, shared=v["prefix"]),

@@ -31,7 +31,7 @@ def tokens_a_pass(accept: float, drafted: float) -> float:
 
 
 def _speculative(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """A draft model proposes `drafted` tokens one after another; one pass checks them all."""
+    """Draft `drafted` tokens one after another with a small model; check them in one pass."""
     k = v["drafted"]
     return replace(
         t, speculation=Speculation(1.0 + k, tokens_a_pass(v["accept"], k), v["share"], k,
@@ -60,7 +60,7 @@ def _tree(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _graft(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """A draft tree of less depth; tokens looked up in a store fill what was cut."""
+    """Draft a tree of less depth; tokens looked up in a store fill what was cut."""
     accepted = tokens_a_pass(v["accept"], v["depth"] + v["retrieved"])
     s = Speculation(1.0 + v["nodes"], accepted, v["share"], v["depth"], v["share"])
     return replace(t, speculation=s)
