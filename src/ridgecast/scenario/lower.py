@@ -33,6 +33,7 @@ __all__ = ["Case", "Timed", "gemm_work", "time_calls", "time_cases"]
 
 F64 = npt.NDArray[np.float64]
 BASES = ("measured", "learned", "transferred", "analytic", "bound")
+STEP = 256  # most positions of a decode step (verified drafts); more are a chunk of a prompt
 _STRETCH = 0.25  # 90 % factor of a change by physics: |log ratio| * this (as predict.ladder)
 
 
@@ -361,15 +362,18 @@ def _attention(call: Call, case: Case) -> _Row:
     """Attention with what the treatment keeps, reads and computes of it."""
     fields, words = _sorted_out(call)
     f, t = case.formats, case.treatment
-    decode = bool(np.all(np.asarray(fields["q_len"]) * 4 <= np.asarray(fields["kv_len"])))
+    part = bool(np.all(np.asarray(fields["q_len"]) * 4 <= np.asarray(fields["kv_len"])))
+    decode = part and bool(np.all(np.asarray(fields["q_len"]) <= STEP))
     words.setdefault("dtype", f.wide)
     words.setdefault("kv_dtype", f.kv_dtype if call.phase != "encoder" else f.wide)
-    if decode and call.phase != "encoder" and "window" not in fields:
+    if part and call.phase != "encoder" and "window" not in fields:
         kept = np.asarray(fields["kv_len"], np.float64) * t.kv.keep
         if t.kv.budget:
             kept = np.minimum(kept, t.kv.budget)
-        seen = np.ceil(np.maximum(kept * t.kv.read, fields["q_len"]))
-        fields["kv_len"] = seen
+        if decode:
+            fields["kv_len"] = np.ceil(np.maximum(kept * t.kv.read, fields["q_len"]))
+        elif not t.kv.peak:  # a chunk of a prompt sees what earlier chunks left, and itself
+            fields["kv_len"] = np.minimum(np.ceil(kept) + fields["q_len"], fields["kv_len"])
     ratio: Amount = 1.0
     density = t.reduction.prefill_density if not decode else 1.0
     stored = f.kv if call.phase != "encoder" else Storage.of(f.wide)

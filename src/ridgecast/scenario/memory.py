@@ -7,10 +7,11 @@ come from the network, bytes from formats. Knows no time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import erf, sqrt
 
 import numpy as np
+import numpy.typing as npt
 
 from ..models.network import Amount, Layout, Network, Weights
 from ..techniques.treatment import Treatment
@@ -83,9 +84,12 @@ class Room:
     prompt: float = 0.0
 
 
-def weight_bytes(network: Network, formats: Formats, layout: Layout, t: Treatment) -> float:
-    """Bytes of weights on the fullest device of the replica, wherever they live."""
-    return sum(_on_device(w, formats, layout, t) for w in network.weights())
+def weight_bytes(
+    network: Network, formats: Formats, layout: Layout, t: Treatment, role: str = ""
+) -> float:
+    """Bytes of weights (of one role) of the fullest device of the replica, wherever they live."""
+    kinds = [w for w in network.weights() if role in ("", w.role)]
+    return sum(_on_device(w, formats, layout, t) for w in kinds)
 
 
 def _on_device(w: Weights, formats: Formats, layout: Layout, t: Treatment) -> float:
@@ -98,6 +102,12 @@ def _on_device(w: Weights, formats: Formats, layout: Layout, t: Treatment) -> fl
     return float(each * rounded * kept)
 
 
+def _kept(t: Treatment, length: Amount) -> npt.NDArray[np.float64]:
+    """Tokens of a sequence whose keys and values are kept."""
+    kept = np.asarray(length, np.float64) * t.kv.keep
+    return np.minimum(kept, float(t.kv.budget)) if t.kv.budget else kept
+
+
 def kv_bytes(
     network: Network, formats: Formats, layout: Layout, t: Treatment, length: Amount
 ) -> Amount:
@@ -106,9 +116,7 @@ def kv_bytes(
     The sequence lives on one of the dp groups; tp shards cut it as far as its heads allow, cp
     devices share its tokens, pp stages hold their own layers.
     """
-    kept = np.asarray(length, np.float64) * t.kv.keep
-    if t.kv.budget:
-        kept = np.minimum(kept, float(t.kv.budget))
+    kept = _kept(t, length)
     total: Amount = 0.0
     for cache in network.caches():
         elements = cache.elements(kept, layout.tp) / layout.pp
@@ -118,12 +126,28 @@ def kv_bytes(
             last = cache.elements(np.minimum(kept, t.kv.recent), layout.tp) / layout.pp
             total = total + last * (_MERGED - each)
     total = np.asarray(total) / layout.cp
-    if t.kv.index_bytes:
-        heads = sum(c.layers * max(1, c.heads // layout.tp) for c in network.caches()) / layout.pp
-        total = total + t.kv.index_bytes * kept * heads
+    total = total + _index_bytes(network, layout, t, kept)
     if t.kv.page > 1:  # the last page of a sequence is half empty on average
         total = total * (1.0 + 0.5 * t.kv.page / np.maximum(kept, t.kv.page))
     return total / (1.0 - t.kv.waste)
+
+
+def _index_bytes(network: Network, layout: Layout, t: Treatment, kept: Amount) -> Amount:
+    """Bytes of what selection looks through, for one sequence of `kept` tokens."""
+    heads = sum(c.layers * max(1, c.heads // layout.tp) for c in network.caches()) / layout.pp
+    return t.kv.index_bytes * np.asarray(kept, np.float64) * heads
+
+
+def _prefilling(network: Network, formats: Formats, layout: Layout, room: Room, t: Treatment,
+                each: float) -> float:  # fmt: skip
+    """Bytes of cache beyond what is kept that the prompts of a pass hold until it is dropped."""
+    if not t.kv.peak:
+        return 0.0
+    prompt = room.prompt or room.length
+    whole = replace(t, kv=replace(t.kv, keep=1.0, budget=0))
+    full = float(kv_bytes(network, formats, layout, whole, prompt))
+    prompts = np.clip(room.pass_tokens / prompt, 1.0, room.batch) / layout.dp
+    return float(np.ceil(prompts)) * max(t.kv.peak * full - each, 0.0)
 
 
 def memory_of(
@@ -136,7 +160,8 @@ def memory_of(
     """
     weights = weight_bytes(network, formats, layout, t)
     share = 1.0 if t.placement.device_share is None else t.placement.device_share
-    held = weights * share if pinned is None else pinned
+    movable = weight_bytes(network, formats, layout, t, t.placement.only)
+    held = weights - movable * (1.0 - share) if pinned is None else pinned
     weights_total = held + t.speculation.memory * weights + _adapters(network, t) / layout.devices
     here = np.ceil(room.batch / layout.dp)
     each = float(kv_bytes(network, formats, layout, t, room.length))
@@ -146,7 +171,15 @@ def memory_of(
         kv = here * (each - common) + common
     else:
         kv = here * each
-    on_device = kv * (t.kv.near if t.kv.place != "device" else 1.0)
+    on_device = kv
+    if t.kv.place != "device":
+        index = here * float(_index_bytes(network, layout, t, _kept(t, room.length)))
+        on_device = index + (kv - index) * t.kv.near
+    kv += _prefilling(network, formats, layout, room, t, each)
+    on_device += _prefilling(network, formats, layout, room, t, each)
+    if t.speculation.draft_cache and t.kv.place != "device":
+        held = min(t.speculation.draft_cache, room.length)
+        on_device += here * float(kv_bytes(network, formats, layout, t, held)) * (1.0 - t.kv.near)
     tokens = room.pass_tokens / layout.dp
     activations = float(network.activations(tokens, layout)) * _MERGED
     activations += _rebuilt(network, formats, layout, t, each * here)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UnsupportedError
 from ..hardware import Hardware
 from ..kernels.operator import analytic_time, link_of
 from ..models.network import Amount, Call, Layout, Network, Tokens
@@ -23,9 +22,9 @@ from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
 from .formats import Formats
-from .host import Host, fetch_bandwidth
-from .lower import Case, Timed, time_cases
-from .memory import kv_bytes, weight_bytes
+from .host import Host
+from .lower import STEP, Case, Timed, time_cases
+from .tiers import Place, away, new_tokens
 
 __all__ = ["Job", "Machine", "Pass", "run_pass", "run_passes"]
 
@@ -111,7 +110,7 @@ def _case(job: Job) -> Case:
         else replace(c, count=c.count * np.asarray(job.layer_share))
         for c in job.network.calls(job.groups, job.machine.layout)
     ]  # fmt: skip
-    calls += _projected_again(job)
+    calls += _projected_again(job) + _selected(job)
     calls = [_parted(c, job.treatment.batching.parts) for c in calls]
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
@@ -142,6 +141,46 @@ def _projected_again(job: Job) -> list[Call]:
     return found
 
 
+def _decoding(g: Tokens) -> npt.NDArray[np.bool_]:
+    """Where a group decodes: few new positions before a longer cache."""
+    few = np.asarray(g.q_len) <= STEP
+    return few & (np.asarray(g.q_len) * 4 <= np.asarray(g.kv_len))
+
+
+def _selected(job: Job) -> list[Call]:
+    """Kernels that choose which entries a decode step reads, and make their keys again.
+
+    The index of all kept tokens is read; of the chosen ones, keys come from their low-rank form.
+    """
+    kv, layout = job.treatment.kv, job.machine.layout
+    if not (kv.index_bytes or kv.score_launch or kv.rank):
+        return []
+    found = []
+    for g in job.groups:
+        decode = _decoding(g) & (np.asarray(g.batch) > 0)
+        here = np.ceil(np.asarray(g.batch) / layout.dp)
+        kept = np.asarray(g.kv_len) * kv.keep
+        kept = np.minimum(kept, kv.budget) if kv.budget else kept
+        for cache in job.network.caches():
+            if cache.kind not in ("kv", "latent"):
+                continue
+            count = np.where(decode, cache.layers, 0.0) * job.layer_share
+            heads = max(1, cache.heads // layout.tp)
+            index = np.ceil(here * kept * heads * kv.index_bytes / 2.0)
+            fields = {"elements": np.maximum(index, 1.0)}
+            often = count * min(kv.score_launch or 1.0, 1.0)
+            found.append(Call("select", "pointwise", fields, often, "other"))
+            if kv.score_launch > 1.0:
+                more = count * (kv.score_launch - 1.0)
+                found.append(Call("select", "pointwise", {"elements": 1.0}, more, "other"))
+            if kv.rank:
+                chosen = np.maximum(np.ceil(here * kept * kv.read), 1.0)
+                keys = np.ceil(cache.per_token / 2.0 / layout.tp)
+                fields = {"m": chosen, "n": keys, "k": float(kv.rank)}
+                found.append(Call("rematerialise", "gemm", fields, count, "other"))
+    return found
+
+
 def _parted(call: Call, parts: int) -> Call:
     """Cut a product's rows into parts that run one after another, weights read by each."""
     rows = {"gemm": "m", "moe": "num_tokens"}.get(call.op)
@@ -167,8 +206,8 @@ def _around(job: Job, timed: Timed) -> Pass:
         waiting = np.maximum(launches * machine.engine.eager_launch - busy, 0.0)
         parts["launch"] = waiting
         host = host + waiting
-    fetched = _fetch(network, machine, groups, t)
-    fetch = np.maximum(fetched - busy, 0.0) if t.placement.overlap else fetched
+    place = Place(machine.hardware, machine.host, machine.layout, machine.formats, machine.pinned)
+    fetch = away(network, place, groups, t).waited(busy)
     stages = _stages(machine, groups)
     adapted = _adapted(network, machine, groups, t)
     extra = host + fetch + stages + adapted
@@ -209,7 +248,7 @@ def _adapted(
         return 0.0
     kinds = [w for w in network.weights() if w.role == "linear"]
     each = sum(2.0 * t.adapter_rank * np.sqrt(w.elements) * w.count for w in kinds)
-    tokens = _new_tokens(groups)
+    tokens = new_tokens(groups)
     sequences = sum((np.asarray(g.batch, np.float64) for g in groups), start=np.zeros(()))
     shards = machine.layout.devices
     work = Work({machine.formats.wide: 2.0 * each * tokens / shards},
@@ -230,51 +269,6 @@ def _host_time(engine: Engine, t: Treatment, launches: F64, network: Network) ->
     return np.full(launches.shape, fixed * t.host_overhead)
 
 
-def _fetch(network: Network, machine: Machine, groups: Sequence[Any], t: Treatment) -> F64 | float:
-    """Seconds that weights and cache take which do not live on the device, or host work on them."""
-    total: F64 | float = 0.0
-    place = t.placement
-    share = 1.0 if place.device_share is None else place.device_share
-    all_weights = weight_bytes(network, machine.formats, machine.layout, t)
-    away = all_weights * (1.0 - share)
-    if machine.pinned is not None:
-        away = max(all_weights - machine.pinned, 0.0)
-    if away > 0:
-        needed = away * place.touched * (1.0 - place.hit)
-        if place.compute == "host":
-            tokens = _new_tokens(groups)
-            # two operations a weight and token (bf16: 2 bytes a weight)
-            flops = needed / machine.formats.linear_storage.bytes_each * 2.0 * tokens
-            total = total + np.maximum(
-                needed / machine.host.memory_bandwidth, flops / machine.host.flops_per_s
-            )
-        else:
-            total = total + needed / fetch_bandwidth(machine.hardware, machine.host, place.tier)
-    if t.kv.place != "device":
-        for g in groups:
-            if not isinstance(g, Tokens):
-                raise UnsupportedError("kv.place: caches of pictures are kept on the device only")
-            each = kv_bytes(network, machine.formats, machine.layout, t, g.kv_len)
-            decode = np.asarray(g.q_len) * 4 <= np.asarray(g.kv_len)
-            read = np.asarray(g.batch) / machine.layout.dp * each * t.kv.read * (1.0 - t.kv.near)
-            tier = t.kv.place
-            if t.kv.attend == "device":
-                speed = fetch_bandwidth(machine.hardware, machine.host, tier)
-            elif t.kv.attend == "host":
-                speed = machine.host.memory_bandwidth
-            else:
-                speed = machine.host.storage_internal
-            total = total + np.where(decode, read / speed, 0.0)
-    return total
-
-
-def _new_tokens(groups: Sequence[Any]) -> F64:
-    """Tokens of all groups. Raises UnsupportedError for pictures, which have none."""
-    if not all(isinstance(g, Tokens) for g in groups):
-        raise UnsupportedError("pictures: work on the host and pipeline stages are for tokens only")
-    return sum((np.asarray(g.count, np.float64) for g in groups), start=np.zeros(()))
-
-
 def _stages(machine: Machine, groups: Sequence[Any]) -> float | F64:
     """Seconds that activations take between pipeline stages: one message a boundary."""
     pp = machine.layout.pp
@@ -282,7 +276,7 @@ def _stages(machine: Machine, groups: Sequence[Any]) -> float | F64:
         return 0.0
     inside = machine.layout.devices <= machine.layout.gpus_per_node
     link = link_of(machine.hardware, "peer" if inside else "network")
-    tokens = _new_tokens(groups)
+    tokens = new_tokens(groups)
     width = 16384.0  # elements of a wide residual stream at 16 bits: below the latency's share
     return (pp - 1) * ((link.latency or 5e-6) + tokens * width * 2.0 / link.bandwidth)
 

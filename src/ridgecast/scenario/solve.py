@@ -138,14 +138,16 @@ class _Planned:
     together: F64
     rounds: F64
     after: float
+    drafts: bool = False
 
     def phases(self, runs: list[Pass]) -> tuple[Phases, Pass]:
         """Phases of the passes that were run: all of the prompt, then less of it where cut."""
         n, run = len(self.together), runs[0]
+        draft = _slice(runs.pop(), 0, n) if self.drafts else None
         if len(runs) > 1:
             run = _mixed(run, runs[1], self.after, n)
         decode, prefill, mixed = (_slice(run, i * n, n) for i in range(3))
-        return Phases(decode, prefill, mixed, self.together, self.rounds), run
+        return Phases(decode, prefill, mixed, self.together, self.rounds, draft), run
 
 
 def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
@@ -189,7 +191,11 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
                        np.maximum(np.concatenate([np.ceil(context * share)] * 3),
                                   np.concatenate([less] * 3)))  # fmt: skip
         jobs.append(Job(network, machine, [decode, fewer], t, layers))
-    return _Planned(jobs, together, rounds, after)
+    if spec.draft_cache:
+        near = np.minimum(kv, spec.draft_cache)
+        own = replace(t, kv=replace(t.kv, place="device"))
+        jobs.append(Job(network, machine, [Tokens(at.running, 1.0, near)], own, t.reduction.layers))
+    return _Planned(jobs, together, rounds, after, spec.draft_cache > 0)
 
 
 def _load(made: Made, s: Scenario, at: Points) -> Load:

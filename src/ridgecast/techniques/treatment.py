@@ -87,10 +87,15 @@ class KvPolicy:
     instead of K and V; sharing between layers), `recompute` says that keys and values are
     projected again from it at each step. `place` is where the cache lives: "device", "host" or
     "storage"; `near` is the share of what is read that is found on the device all the same.
-    `attend` is where attention over it is computed: "device" or "host" (or "storage": in it).
+    `attend` is where attention over it is computed: "device" or "host" (or "storage": in it);
+    `overlap`: that, or fetching it, runs beside the device's other work.
     `shared` is the share of a prompt whose entries are shared by all requests (prefix cache).
     `page` tokens a page (0: contiguous), `waste` the share of reserved memory that holds nothing.
-    `score_launch`: extra kernels a layer and step that selection or eviction costs.
+    `score_launch`: extra kernels a layer and step that selection or eviction costs (below 1: layers
+    share a choice). `fetched`: the share of what is read away from the device that crosses the link
+    (one of the two tensors, reuse between steps). `rank`: keys of what is read are made again from
+    this many low-rank elements a token (0: they are stored). `peak`: the share of a prompt's full
+    cache that prefill holds before it drops what is not kept (0: it drops as it goes).
     """
 
     storage: Storage | None = None
@@ -104,10 +109,14 @@ class KvPolicy:
     place: str = "device"
     near: float = 0.0
     attend: str = "device"
+    overlap: bool = False
     shared: float = 0.0
     page: int = 16
     waste: float = 0.0
     score_launch: float = 0.0
+    fetched: float = 1.0
+    rank: int = 0
+    peak: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +126,11 @@ class Placement:
     `device_share` of the weights (None: as many as fit when `spill` is allowed) live on the
     device, the rest on `tier` ("host", "storage", "cxl"); they are fetched when used, the share
     `hit` of fetches being found on the device (expert caches, reuse between tokens), and only the
-    share `touched` of them is needed at all (sparse activation). `compute`: "device" fetches them,
-    "host" computes there. `overlap`: fetching runs beside the work of earlier layers.
+    share `touched` of them is needed at all (sparse activation). `only` names the role of the
+    weights that this is about ("": all; "expert": experts, of which those that tokens pick are
+    needed). `compute`: "device" fetches them, "host" computes there, "both" shares the work so that
+    both end together. `overlap`: this runs beside the device's other work. `read_bytes`: size of
+    one read from storage (0: long ones).
     `unit`: what is fetched at a time: a "layer" in each pass, or a whole "stage" of a pipeline
     (text encoder, denoiser, decoder) before it runs, which leaves the device afterwards.
     """
@@ -130,6 +142,8 @@ class Placement:
     touched: float = 1.0
     compute: str = "device"
     overlap: bool = False
+    only: str = ""
+    read_bytes: float = 0.0
     unit: str = "layer"
 
 
@@ -140,7 +154,9 @@ class Speculation:
     `accepted` counts the token that the pass itself adds. Drafting costs `draft_share` of a decode
     pass of the model each of `draft_steps` times (a draft model: its size over the model's), or
     runs elsewhere at the same time (`parallel`). `memory` are bytes of draft weights as a share of
-    the model's. `draft_read` is the share of the cache that a draft step reads.
+    the model's. `draft_cache` > 0: the model drafts for itself, reading no more than that many
+    tokens of its cache, which lie on the device; `draft_share` is then what drafts for the drafts
+    takes, as a share of such a pass.
     """
 
     verified: float = 1.0
@@ -149,6 +165,7 @@ class Speculation:
     draft_steps: float = 0.0
     memory: float = 0.0
     parallel: bool = False
+    draft_cache: int = 0
 
 
 @dataclass(frozen=True, slots=True)
