@@ -23,7 +23,8 @@ class Host:
     2 TB for eight devices; 4 flop a cycle, lane and core of 96-core sockets at 2.4 GHz with 16
     fp32 lanes, halved for what products reach (assumed); one NVMe drive a device (7 GB/s read, PCIe
     4.0 x4); CXL 2.0 over PCIe 5.0 x16 (64 GB/s). `storage_internal` is what computation inside
-    storage may read (flash channels of a drive, assumed twice its link).
+    storage may read (flash channels of a drive, assumed twice its link), `storage_read` seconds
+    that a read costs besides its bytes (a million random reads/s: NVMe drives of PCIe 4.0).
     """
 
     memory_bandwidth: float = 2 * 460.8e9 / 8
@@ -31,6 +32,7 @@ class Host:
     flops_per_s: float = 2 * 96 * 2.4e9 * 16 * 4 / 2 / 8
     storage_bandwidth: float = 7e9
     storage_internal: float = 14e9
+    storage_read: float = 1e-6
     cxl_bandwidth: float = 64e9
     memory_power: float | None = None
 
