@@ -61,6 +61,7 @@ class Pass:
     energy: F64
     parts: dict[str, F64]
     timed: Timed
+    launches: F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _case(job: Job) -> Case:
     ]  # fmt: skip
     calls += _projected_again(job) + _selected(job)
     calls = [_parted(c, job.treatment.batching.parts) for c in calls]
+    calls = [_exchanged(_elsewhere(c, job.treatment), job.treatment) for c in calls]
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
     return Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
@@ -190,6 +192,26 @@ def _parted(call: Call, parts: int) -> Call:
     return replace(call, fields={**call.fields, rows: fewer}, count=np.asarray(call.count) * parts)
 
 
+def _elsewhere(call: Call, t: Treatment) -> Call:
+    """Leave to the device the share of decoding sequences whose cache lies there."""
+    if call.op != "attention" or "device" in (t.kv.place, t.kv.attend):
+        return call
+    q, batch = np.asarray(call.fields["q_len"]), np.asarray(call.fields["batch"], np.float64)
+    decode = (q <= STEP) & (q * 4 <= np.asarray(call.fields["kv_len"]))
+    here = np.where(decode, np.maximum(np.ceil(batch * t.kv.near), 1.0), batch)
+    count = np.where(decode & (t.kv.near == 0.0), 0.0, np.asarray(call.count, np.float64))
+    return replace(call, fields={**call.fields, "batch": here}, count=count)
+
+
+def _exchanged(call: Call, t: Treatment) -> Call:
+    """Leave out exchanges between experts' devices, and the tokens that stay where they are."""
+    if call.op != "collective" or call.fields["kind"] != "all_to_all":
+        return call
+    size = np.maximum(np.asarray(call.fields["bytes"]) * t.exchange_bytes, 1.0)
+    count = np.asarray(call.count) * t.exchanges
+    return replace(call, fields={**call.fields, "bytes": size}, count=count)
+
+
 def _around(job: Job, timed: Timed) -> Pass:
     """Put what happens around the kernels to their times."""
     network, machine, groups, t = job.network, job.machine, job.groups, job.treatment
@@ -220,7 +242,8 @@ def _around(job: Job, timed: Timed) -> Pass:
         if np.any(value != 0.0):
             parts[name] = np.broadcast_to(value, time.shape)
     energy = _energy(timed, machine, time, busy)
-    return Pass(time, np.minimum(low, time), np.maximum(high, time), energy, parts, timed)
+    ends = (np.minimum(low, time), np.maximum(high, time))
+    return Pass(time, *ends, energy, parts, timed, launches)
 
 
 def _side_by_side(timed: Timed, comm: npt.NDArray[np.bool_], t: Treatment) -> F64:

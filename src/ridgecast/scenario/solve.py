@@ -24,6 +24,7 @@ from .queueing import Load, Phases, Served, serve
 __all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
 
 F64 = npt.NDArray[np.float64]
+SETS = 4  # passes of every point: decode, prefill, packed, mixed
 MOST = 1 << 20  # sequences; no engine runs more on one replica
 
 
@@ -98,11 +99,15 @@ def _with_prefix(t: Treatment, s: Scenario) -> Treatment:
 
 
 def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
-    """Most sequences of full length that fit on a replica; 0 where not even one does."""
+    """Most sequences of full length that fit on a replica, and beside it in its host's memory.
+
+    0 where not even one does.
+    """
     limit = made.hardware.memory.capacity * made.engine.memory_share
 
     def ok(batch: int) -> bool:
-        return memory_at(made, s, batch, pinned).total <= limit
+        memory = memory_at(made, s, batch, pinned)
+        return memory.total <= limit and memory.host <= s.host.memory_capacity
 
     if not ok(1):
         return 0
@@ -146,8 +151,10 @@ class _Planned:
         draft = _slice(runs.pop(), 0, n) if self.drafts else None
         if len(runs) > 1:
             run = _mixed(run, runs[1], self.after, n)
-        decode, prefill, mixed = (_slice(run, i * n, n) for i in range(3))
-        return Phases(decode, prefill, mixed, self.together, self.rounds, draft), run
+        decode, prefill, packed, mixed = (_slice(run, i * n, n) for i in range(SETS))
+        launches = run.launches[n : 2 * n]
+        return Phases(decode, prefill, packed, mixed, self.together, self.rounds, launches,
+                      draft), run  # fmt: skip
 
 
 def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
@@ -155,14 +162,16 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
 
     Decode sees the mean length over a request's life, isl + osl / 2. A prefill pass holds whole
     prompts up to a chunk of tokens (or a part of one prompt, with its mean context). Together they
-    make one table: points of decode first, then prefill, then mixed.
+    make one table, SETS times the points: decode, one prompt, as many prompts as a chunk holds, and
+    those beside a decode pass.
     """
     t, network = _with_prefix(made.treatment, s), made.network
     n = len(at.running)
     fresh = np.maximum(np.ceil(at.isl * (1.0 - t.kv.shared)), 1.0)
-    chunk = float(_chunk(made)) or np.inf
-    many = at.running if _static(made) or not _chunk(made) else 1.0
-    together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(many, 1.0))
+    chunk = np.full(n, float(_chunk(made)) or np.inf)
+    if t.batching.chunk:  # the decodes that a chunk carries count among its tokens
+        chunk = np.maximum(chunk - at.running * t.speculation.verified, 16.0)
+    together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(at.running, 1.0))
     part = np.minimum(fresh, chunk)
     rounds = np.ceil(fresh / part)
     context = np.where(rounds > 1, at.isl - (fresh - part) / 2.0, at.isl)
@@ -172,24 +181,22 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     spec = t.speculation
     zero = np.zeros(n)
     verified = np.maximum(np.round(spec.verified), 1.0)
-    decode = Tokens(np.concatenate([at.running, zero, at.running]), verified,
-                    np.concatenate([kv, kv, kv]) + verified - 1.0, verified)  # fmt: skip
+    decode = Tokens(np.concatenate([at.running, zero, zero, at.running]), verified,
+                    np.tile(kv, SETS) + verified - 1.0, verified)  # fmt: skip
     share, after = t.reduction.prompt, t.reduction.prompt_after
-    prefill = Tokens(np.concatenate([zero, together, together]),
-                     np.concatenate([part, part, part]),
-                     np.concatenate([context, context, context]))  # fmt: skip
+    prefill = Tokens(np.concatenate([zero, zero + 1.0, together, together]),
+                     np.tile(part, SETS), np.tile(context, SETS))  # fmt: skip
     groups = [decode, prefill]
     if t.batching.ride > 0:
-        rides = np.concatenate([np.ones(n), zero, np.ones(n)])
+        rides = np.concatenate([zero + 1.0, zero, zero, zero + 1.0])
         groups.append(Tokens(rides, t.batching.ride, t.batching.ride, 0.0))
-    layers = np.concatenate([np.full(n, t.reduction.layers), np.ones(n), np.ones(n)])
+    layers = np.concatenate([np.full(n, t.reduction.layers), np.ones((SETS - 1) * n)])
     machine = machine_of(made, s)
     jobs = [Job(network, machine, groups, t, layers)]
     if share < 1.0:  # after some layers only part of the prompt goes on
         less = np.maximum(np.ceil(part * share), 1.0)
-        fewer = Tokens(prefill.batch, np.concatenate([less] * 3),
-                       np.maximum(np.concatenate([np.ceil(context * share)] * 3),
-                                  np.concatenate([less] * 3)))  # fmt: skip
+        reach = np.maximum(np.ceil(context * share), less)
+        fewer = Tokens(prefill.batch, np.tile(less, SETS), np.tile(reach, SETS))
         jobs.append(Job(network, machine, [decode, fewer], t, layers))
     if spec.draft_cache:
         near = np.minimum(kv, spec.draft_cache)
@@ -210,7 +217,7 @@ def _slice(run: Pass, start: int, n: int) -> dict[str, F64]:
 
 def _mixed(full: Pass, less: Pass, after: float, n: int) -> Pass:
     """Prefill passes of which a share of the layers sees the full prompt, the others less of it."""
-    weight = np.concatenate([np.ones(n), np.full(2 * n, after)])
+    weight = np.concatenate([np.ones(n), np.full((SETS - 1) * n, after)])
     both = {
         name: weight * getattr(full, name) + (1 - weight) * getattr(less, name)
         for name in ("time", "low", "high", "energy")

@@ -224,7 +224,9 @@ class Treatment:
     "standard" (scores through memory). `launches`: kernels launched, as a share of the engine's;
     `graph`: launches are replayed from a graph (None: as the engine does). `host_overhead`: share
     of the engine's host time a pass that is left. `comm_overlap`: share of collective time that
-    hides beside compute; `comm_bits`: bits an element that collectives carry. `adapters` low-rank
+    hides beside compute; `comm_bits`: bits an element that collectives carry;
+    `exchanges`: share of the experts' all-to-all exchanges that is left, `exchange_bytes` the share
+    of the bytes of each. `adapters` low-rank
     adapters of rank `adapter_rank` are on the device beside the model: each pass reads those of its
     sequences and multiplies by them; `trainable`: share of parameters
     that are trained (fine-tuning). `extra_flops`: products added a token, as a share of the
@@ -246,6 +248,8 @@ class Treatment:
     host_overhead: float = 1.0
     comm_overlap: float = 0.0
     comm_bits: float = 16.0
+    exchanges: float = 1.0
+    exchange_bytes: float = 1.0
     adapters: int = 0
     adapter_rank: int = 0
     trainable: float = 1.0
