@@ -13,7 +13,7 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ..models.network import Amount, Layout, Network, Weights
+from ..models.network import Amount, Layout, Network, Tokens, Weights
 from ..techniques.treatment import Treatment
 from .engine import Engine
 from .formats import Formats
@@ -183,6 +183,8 @@ def memory_of(
     tokens = room.pass_tokens / layout.dp
     activations = float(network.activations(tokens, layout)) * _MERGED
     activations += _rebuilt(network, formats, layout, t, each * here)
+    if t.attention == "standard":
+        activations += _scores(network, layout, tokens, min(room.prompt, room.length))
     comm = engine.communication if layout.devices > 1 else 0.0
     fragmentation = engine.fragmentation * (on_device + activations)
     spread = sqrt((engine.activation_spread * activations) ** 2 + (engine.fixed_spread * (
@@ -194,6 +196,16 @@ def memory_of(
         comm, fragmentation, spread, host=float(away.get("host", 0.0) + away.get("cxl", 0.0)),
         storage=float(away.get("storage", 0.0)),
     )  # fmt: skip
+
+
+def _scores(network: Network, layout: Layout, tokens: float, length: float) -> float:
+    """Bytes of one layer's scores and probabilities where they pass through memory, 16 bits each.
+
+    Every new token of a pass has one of each for every head and token of its prompt.
+    """
+    calls = network.calls([Tokens()], layout)
+    heads = [np.max(c.fields["q_heads"]) for c in calls if "q_heads" in c.fields]
+    return 2.0 * _MERGED * float(max(heads, default=0.0)) * tokens * length
 
 
 def _adapters(network: Network, t: Treatment) -> float:
