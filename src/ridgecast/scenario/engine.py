@@ -28,9 +28,9 @@ class Engine:
     `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
     `eager_launch` host time a kernel where no graph is replayed (`graph`: decode replays one).
     `decode_factor` and `prefill_factor` scale what the device takes against kernels timed alone,
-    `stall` the share of a prefill that delays running decodes; `queue` by how much a prefill grows
-    on a busy replica (times the share of time that goes to prefills); `request_host` host time of a
-    request before its first pass, `pass_wait` how many passes it waits for. `context`, `workspace`,
+    `stall` the share of a prefill that delays running decodes; `prefill_launch` host
+    time of each kernel of a prefill, which no graph replays; `request_host` host time of a request
+    before its first pass, `pass_wait` how many decode passes it waits for. `context`, `workspace`,
     `communication`: bytes kept besides; `*_spread`: their standard deviation as a share. `page`
     tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
     power law by which tokens spread over experts.
@@ -50,7 +50,7 @@ class Engine:
     decode_factor: float = 1.0
     prefill_factor: float = 1.0
     stall: float = 1.0
-    queue: float = 0.0
+    prefill_launch: float = 0.0
     request_host: float = 0.0
     pass_wait: float = 1.0
     context: float = 0.0

@@ -23,15 +23,18 @@ F64 = npt.NDArray[np.float64]
 class Phases:
     """Passes of a replica: time, low, high [s] and energy [J], arrays [points] each.
 
-    `decode`: one step of all sequences; `prefill`: `together` prompts (or one of `rounds` parts of
-    a prompt); `mixed`: both in one pass.
+    `decode`: one step of all sequences; `prefill`: one prompt (or one of `rounds` parts of it);
+    `packed`: the `together` prompts that a chunk holds; `mixed`: those and a decode step in one
+    pass. `launches` are the kernels of a prefill.
     """
 
     decode: Mapping[str, F64]
     prefill: Mapping[str, F64]
+    packed: Mapping[str, F64]
     mixed: Mapping[str, F64]
     together: F64
     rounds: F64
+    launches: F64
     draft: Mapping[str, F64] | None = None
     """One pass in which the model drafts for itself, where it does."""
 
@@ -80,13 +83,14 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
 
     The marginal prefill is (mixed - decode) / prompts together where the engine mixes both in one
     pass (as far as there are decode passes to ride on), else the prefill pass itself. A new request
-    waits for the pass under way, for the prefills that happen to be before it, and for its own; of
-    the first round, in which all clients start at once, it waits for half of all prompts. Where more requests are in flight than run at once, the
+    waits for passes under way and for its own prefill; in the first round, in which all clients
+    start at once, for half of all prompts. Where more requests are in flight than run at once, the
     others wait for whole generations:
 
-        ttft = host + step + (1 - 1/rounds) own (1 + queue * load)
+        ttft = host + waits * step + (1 - 1/rounds) own
                + (1/rounds) (batch + 1) / 2 prompts + (batch / running - 1) osl tpot
 
+    A prefill is not replayed from a graph: each of its kernels costs the host a launch besides.
     Static batching: all prompts first, then all decode steps.
     """
     batch, osl = load.batch, load.osl
@@ -100,7 +104,7 @@ def _power(p: Phases, batch: F64, osl: F64, t: Treatment) -> F64:
     """Mean power [W] of a replica that is never idle: energy of all its passes over their time."""
     steps = np.maximum(osl - 1.0, 1.0) / t.speculation.accepted * (1.0 + _draft(t))
     prompts = batch * p.rounds / p.together
-    spent, lasted = (steps * p.decode[k] + prompts * p.prefill[k] for k in ("energy", "time"))
+    spent, lasted = (steps * p.decode[k] + prompts * p.packed[k] for k in ("energy", "time"))
     if p.draft is not None:
         spent, lasted = (
             was + steps * _drafting(p.draft[k], t)
@@ -123,34 +127,35 @@ def _draft(t: Treatment) -> float:
 def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple[F64, F64, F64]:
     batch, running, osl = load.batch, load.running, load.osl
     decode = p.decode[key] * engine.decode_factor
+    launch = engine.prefill_launch * p.launches  # prefill is not replayed from a graph
     prefill = p.prefill[key] * engine.prefill_factor
-    mixed = p.mixed[key] * engine.prefill_factor
+    packed, mixed = (x[key] * engine.prefill_factor for x in (p.packed, p.mixed))
     step = decode * (1.0 + _draft(t)) / t.speculation.accepted
     if p.draft is not None:
         step = (decode + _drafting(p.draft[key], t) * engine.decode_factor) / t.speculation.accepted
     rest = np.maximum(osl - 1.0, 0.0)
     if t.batching.mode == "static" or not engine.continuous:
-        ttft = engine.request_host + prefill * p.rounds * np.ceil(batch / p.together)
+        ttft = engine.request_host + packed * p.rounds * np.ceil(batch / p.together)
         return ttft, step, ttft + rest * step
     beside = t.batching.overlap  # share of the units on which prefills run beside decodes
     rides = (engine.mixed or bool(t.batching.chunk)) and not beside
     here = np.ceil(running / load.groups)  # prompts that share one attention group
     passes = np.maximum(here - 1.0, 1.0) * p.rounds / p.together
     pairs = np.minimum(osl / passes, 1.0) if rides else 0.0  # passes of decode to ride on are osl
-    marginal = (pairs * (mixed - decode) + (1.0 - pairs) * prefill) * p.rounds / p.together
+    marginal = (pairs * (mixed - decode) + (1.0 - pairs) * packed) * p.rounds / p.together
     marginal = np.maximum(marginal, 0.0) * engine.stall
     marginal = marginal - np.minimum(marginal, beside * step * osl / np.maximum(here - 1.0, 1.0))
     tpot = step + (here - 1.0) / osl * marginal
     alone = prefill / beside if beside else prefill
-    own = np.where(batch > 1, mixed if rides else alone, prefill) * p.rounds
-    busy = np.minimum((here - 1.0) * marginal / (osl * step), 1.0)
+    own = (alone + launch) * p.rounds
     first = 1.0 / load.rounds
     ttft = (
         engine.request_host
-        + engine.pass_wait * np.where(batch > 1, step, 0.0)
-        + (1.0 - first) * own * (1.0 + engine.queue * busy)
-        + first * np.where(batch > 1, (here + 1.0) / 2.0 * prefill * p.rounds / p.together, own)
+        + engine.pass_wait * np.where(batch > 1, tpot * t.speculation.accepted, 0.0)
+        + (1.0 - first) * own
+        + first * np.where(batch > 1, (here + 1.0) / 2.0 * (packed + launch) * p.rounds
+                           / p.together, own)
         + (batch / running - 1.0) * osl * tpot
-    )
+    )  # fmt: skip
     ttft = np.maximum(ttft, own)
     return ttft, tpot, ttft + rest * tpot
