@@ -43,7 +43,8 @@ class Generation:
     stages, or of each by name ({"decoder": "fp32"}). `treatment` (or techniques as on the command
     line) acts on the stages in `treated`; its placement acts on all. A stage of `on_host` (text
     encoders only) runs on the host's processor. `layout`: how one picture or batch is spread;
-    stages that cannot be cut that way run on one of the devices.
+    stages that cannot be cut that way run on one of the devices. `decode_frames` are what a
+    decoder of single frames takes at a time (0: all; coders of clips have chunks of their own).
     """
 
     pipeline: Pipeline | str
@@ -56,6 +57,7 @@ class Generation:
     host: Host = field(default_factory=Host)
     on_host: tuple[str, ...] = ()
     treated: tuple[str, ...] = ("denoiser",)
+    decode_frames: int = 0
     trained: str | Path | None = None
 
 
@@ -232,11 +234,14 @@ def _step(
     here = replace(t if treated else Treatment(), placement=place)
     if not stage.network.caches():
         here = replace(here, kv=Treatment().kv)
-    stage, passes = _passes(stage, t) if stage.name == "denoiser" else (stage, stage.passes)
+    if stage.name == "denoiser":
+        stage = _fewer(stage, t)
     formats = _formats(case, stage, hardware, here)
     layout = _layout(stage.network, case.layout, stage.name == "denoiser")
-    weights = weight_bytes(stage.network, formats, layout, here)
+    layers = here.reduction.layers
+    weights = weight_bytes(stage.network, formats, layout, here) * layers
     on_host = stage.name in case.on_host
+    stage, canvas = _sliced(stage, canvas, case.decode_frames)
     group = stage.group(canvas)
     if on_host and not isinstance(group, Tokens):
         raise InfeasibleError(f"on_host: {stage.name} draws pictures; only text encoders run there")
@@ -245,10 +250,11 @@ def _step(
     pinned = weights if place.unit == "stage" or on_host else weights * share
     machine = Machine(hardware, layout, formats, made, case.host, case.trained, pinned=pinned)
     kept = 0.0 if on_host else weights * share
-    return _Step(stage, Job(stage.network, machine, [group], here), passes, weights, kept, on_host)
+    job = Job(stage.network, machine, [group], here, layers)
+    return _Step(stage, job, stage.passes, weights, kept, on_host)
 
 
-def _passes(stage: Stage, t: Treatment) -> tuple[Stage, float]:
+def _fewer(stage: Stage, t: Treatment) -> Stage:
     """Denoiser's passes after what is left out: fewer steps, fewer calls, steps that share a batch.
 
     Calls that are left out are halves of guidance: what remains runs one sample at a time.
@@ -256,8 +262,17 @@ def _passes(stage: Stage, t: Treatment) -> tuple[Stage, float]:
     r, together = t.reduction, max(t.batching.steps, 1.0)
     evaluations = stage.passes * stage.samples * r.steps * r.calls
     samples = stage.samples if r.calls == 1.0 else 1
-    stage = replace(stage, samples=max(1, round(samples * together)))
-    return stage, max(evaluations / stage.samples, 1.0)
+    samples = max(1, round(samples * together))
+    return replace(stage, samples=samples, passes=max(evaluations, 1.0) / samples)
+
+
+def _sliced(stage: Stage, canvas: Canvas, frames: int) -> tuple[Stage, Canvas]:
+    """Decode some frames at a time."""
+    own = getattr(stage.network, "time", 1) > 1  # a coder of clips
+    if stage.name != "decoder" or not frames or own or float(canvas.frames) <= frames:
+        return stage, canvas
+    times = ceil(float(canvas.frames) / frames)
+    return replace(stage, passes=stage.passes * times), replace(canvas, frames=frames)
 
 
 def _layout(network: Network, asked: Layout, must: bool) -> Layout:
