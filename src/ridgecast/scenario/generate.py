@@ -247,7 +247,8 @@ def _step(
         raise InfeasibleError(f"on_host: {stage.name} draws pictures; only text encoders run there")
     share = 1.0 if place.device_share is None else place.device_share
     # a stage that is fetched whole is on the device while it runs
-    pinned = weights if place.unit == "stage" or on_host else weights * share
+    total = weights / layers
+    pinned = total if place.unit == "stage" or on_host else total - weights * (1.0 - share)
     machine = Machine(hardware, layout, formats, made, case.host, case.trained, pinned=pinned)
     kept = 0.0 if on_host else weights * share
     job = Job(stage.network, machine, [group], here, layers)
@@ -310,7 +311,9 @@ def _filled(made: _Made) -> tuple[_Step, ...]:
 def _held(step: _Step, share: float) -> _Step:
     kept = step.weights * share
     whole = step.job.treatment.placement.unit == "stage"
-    machine = replace(step.job.machine, pinned=step.weights if whole else kept)
+    total = step.weights / float(step.job.layer_share)
+    pinned = total if whole else total - (step.weights - kept)
+    machine = replace(step.job.machine, pinned=pinned)
     return replace(step, kept=kept, job=replace(step.job, machine=machine))
 
 

@@ -94,7 +94,8 @@ def _weights(
         missing = min(max(total - place.pinned, 0.0), here)
     if missing <= 0:
         return 0.0, 0.0
-    tokens = new_tokens(groups)
+    counted = p.only or p.compute != "device"  # else all of it is fetched, whatever it is for
+    tokens = new_tokens(groups) if counted else np.zeros(())
     used = _routed(network, tokens, p.only)
     storage = place.formats.expert_storage if p.only else place.formats.linear_storage
     # two operations a weight and token, of experts only for the tokens that picked them
