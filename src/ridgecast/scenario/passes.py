@@ -30,6 +30,7 @@ __all__ = ["Job", "Machine", "Pass", "run_pass", "run_passes"]
 
 F64 = npt.NDArray[np.float64]
 _COMM = ("collective", "transfer")
+_INDEX = 128.0  # elements of an entry of an index: a product with the query gives its score
 _LAUNCHES = {"moe": 4.0, "low_bit_gemm": 1.0}  # kernels a call; one where not named
 
 
@@ -168,13 +169,14 @@ def _selected(job: Job) -> list[Call]:
                 continue
             count = np.where(decode, cache.layers, 0.0) * job.layer_share
             heads = max(1, cache.heads // layout.tp)
-            index = np.ceil(here * kept * heads * kv.index_bytes / 2.0)
-            fields = {"elements": np.maximum(index, 1.0)}
+            rows = np.ceil(here * kept * heads * kv.index_bytes / (2.0 * _INDEX))
+            fields = {"rows": np.maximum(rows, 1.0), "cols": _INDEX}
             often = count * min(kv.score_launch or 1.0, 1.0)
-            found.append(Call("select", "pointwise", fields, often, "other"))
+            found.append(Call("select", "reduction", fields, often, "other"))
             if kv.score_launch > 1.0:
                 more = count * (kv.score_launch - 1.0)
-                found.append(Call("select", "pointwise", {"elements": 1.0}, more, "other"))
+                small = {"rows": 1.0, "cols": _INDEX}
+                found.append(Call("select", "reduction", small, more, "other"))
             if kv.rank:
                 chosen = np.maximum(np.ceil(here * kept * kv.read), 1.0)
                 keys = np.ceil(cache.per_token / 2.0 / layout.tp)

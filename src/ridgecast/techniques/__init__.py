@@ -41,6 +41,7 @@ __all__ = [
 
 # id -> module of this room that defines it in its TECHNIQUES (one literal dict, loaded lazily)
 _MODULES: dict[str, str] = {
+    "activation-beacon": "kv_policies",
     "batchllm": "batching",
     "bfp-outlier-kv": "kv_formats",
     "comet-w4a4kv4": "weights",
@@ -56,16 +57,21 @@ _MODULES: dict[str, str] = {
     "flash-llm": "weights",
     "flexllm": "batching",
     "forcing-kv": "diffusion",
+    "gemfilter": "kv_policies",
     "gptq": "weights",
     "gptq-eager": "weights",
     "gqsa": "weights",
     "graft": "speculation",
+    "h2o": "kv_policies",
     "hierarchicalprune": "diffusion",
     "instaflow": "diffusion",
     "kivi": "kv_cache",
+    "kvmerger": "kv_policies",
+    "locret": "kv_policies",
     "lut-gemm": "weights",
     "marlin": "weights",
     "mikv": "kv_formats",
+    "minference": "kv_policies",
     "minima": "weights",
     "nanoflow": "batching",
     "nexus-intra-gpu-pd": "batching",
@@ -76,6 +82,8 @@ _MODULES: dict[str, str] = {
     "s-lora": "batching",
     "sarathi": "batching",
     "scalekv": "diffusion",
+    "sentencekv": "kv_policies",
+    "shadowkv": "kv_policies",
     "similarity-filter": "diffusion",
     "smoothquant-plus": "weights",
     "soft-prune-int4": "diffusion",
@@ -83,9 +91,13 @@ _MODULES: dict[str, str] = {
     "spqr": "weights",
     "stage-offload": "diffusion",
     "stream-batch": "diffusion",
+    "triforce": "kv_policies",
+    "vattention": "kv_policies",
     "vq4dit": "diffusion",
+    "windowkv": "kv_policies",
     "xquant": "kv_formats",
     "zipcache": "kv_formats",
+    "zipvl": "kv_policies",
 }
 _GROUP = "ridgecast.techniques"
 
