@@ -72,6 +72,7 @@ RECIPES: dict[str, str] = {
     "ges": "rendering:ges",
     "gsgan": "rendering:gsgan",
     "ngpc": "rendering:ngpc",
+    "sarathi": "serving:sarathi",
     "gpusq-vit": "vision:gpusq_vit",
     "i-vit": "vision:i_vit",
     "lpvit": "vision:lpvit",
