@@ -54,9 +54,9 @@ def files_of(data: Path, op: str) -> dict[str, list[str]]:
 
 
 # Rows that are taken of a family, where not all. vLLM measured fp8 on MXFP4 weights for networks
-# other than gpt-oss alone, and what was learned of them is 1.2 to 1.6 times too slow for it. Its fp8
-# kernels with one scale a tensor take 3 to 5 times the time of TensorRT-LLM's on Hopper, for all
-# networks alike, and longer than in 16 bits.
+# other than gpt-oss alone, and what was learned of them is 1.2 to 1.6 times too slow for it. Its
+# fp8 kernels with one scale a tensor take 3 to 5 times the time of TensorRT-LLM's on Hopper, for
+# all networks alike, and longer than in 16 bits.
 KEPT = {
     "w4a8": {"dtype": "fp8_e4m3", "weight_dtype": "mxfp4"},
     "fp8": {"dtype": "fp8_e4m3", "weight_dtype": "fp8_e4m3"},

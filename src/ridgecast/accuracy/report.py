@@ -57,9 +57,10 @@ _NOTES = {
     "time_operator": "`unseen_group`: whole groups held out, of attention (query heads, key heads, "
     "head size, both lengths), of MoE (hidden, inter, experts, top-k), of collectives (kind, GPUs, "
     "bytes); `unseen_structure`: whole (kind, GPUs); `unseen_device`: trained on the other devices "
-    "alone. Models of their own serve latent attention (MLA, of the sizes of DeepSeek-V3), the gated "
-    "delta rule (Qwen3-Next), and experts in fp8: of one scale a tensor on Hopper (`fp8`), and on "
-    "MXFP4 weights (`w4a8`, of five networks: intervals are too narrow for a sixth). The derated roofline is physics with one factor fitted on the same training rows.",
+    "alone. Models of their own serve latent attention (MLA, of the sizes of DeepSeek-V3), the "
+    "gated delta rule (Qwen3-Next), and experts in fp8: of one scale a tensor on Hopper (`fp8`), "
+    "and on MXFP4 weights (`w4a8`, of five networks: intervals are too narrow for a sixth). The "
+    "derated roofline is physics with one factor fitted on the same training rows.",
     "time_config": "`unseen_config`: whole compiled kernels held out on every device at once.",
     "power": "Labels are means of sensors that lag, and do not repeat: the label floor is that two "
     "collections of the same points differ by {least:.0%} to {most:.0%} (median).",
