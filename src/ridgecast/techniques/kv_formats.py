@@ -29,7 +29,8 @@ def _mixed(t: Treatment, v: Mapping[str, float]) -> Treatment:
     scale and zero point a token and tensor suffice.
     """
     bits = v["salient"] * v["high"] + (1.0 - v["salient"]) * v["low"]
-    stored = Storage(bits, int(v["group"]), _WORD, _WORD, unpack=_UNPACK)
+    coded = 1.0 - v["salient"] if v["high"] >= _WORD else 1.0  # 16 bits need no scale
+    stored = Storage(bits, int(v["group"]), coded * _WORD, coded * _WORD, unpack=_UNPACK * coded)
     return replace(t, kv=replace(t.kv, storage=stored))
 
 

@@ -1,6 +1,6 @@
 """Products with weights of few bits or partly zero, timed kernel against kernel.
 
-End-to-end figures of the same works belong to scenarios and are said to be not modelled here.
+End-to-end figures of the same works come from `low_bits`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from ...kernels.operator import parts_of
 from ...ops.base import Work
 from ..verdict import Finding, Found, NotModelled, Property
 from .kit import F64, device, gemm_work, reached, seconds, span, time_of, work_of
+from .low_bits import (
+    end_to_end_comet,
+    end_to_end_fast_2bit,
+    end_to_end_flash_llm,
+    end_to_end_marlin,
+)
 
 __all__ = [
     "bfp_outlier_kv",
@@ -72,7 +78,7 @@ def marlin() -> list[Found]:
                 "end, A10 and A6000 at the high end", range="as above"),
         Finding(2, span(halved), at="smallest batch with half of the gain, by card",
                 range="as above"),
-        NotModelled(3, "end to end: a scenario"),
+        end_to_end_marlin(),
     ]  # fmt: skip
 
 
@@ -134,14 +140,12 @@ def flash_llm() -> list[Found]:
                 split.append(float(sparta / mine))
                 places.append(f"batch {m}, {100 * zero:.0f} % zeros")
     where = "batch 8 to 64, 70 to 90 % zeros, OPT-30B and 66B layers, A100"
-    later = "end to end: a scenario"
     return [
         Finding(0, float(np.mean(lanes)), at="mean; nearest: " + reached(lanes, 2.9, places),
                 range=where, note="the lanes are taken at their peak; Sputnik reaches a fraction"),
         Finding(1, float(np.mean(split)), at="mean; nearest: " + reached(split, 1.5, places),
                 range=where),
-        NotModelled(2, later),
-        NotModelled(3, later),
+        *end_to_end_flash_llm(),
     ]  # fmt: skip
 
 
@@ -260,7 +264,7 @@ def comet() -> list[Found]:
     return [
         Finding(0, span(ratios), at=reached(ratios, 2.88, places),
                 range="Llama-2-7B layers, batch 16 to 256, 10 to 40 % of the depth at 8 bits"),
-        NotModelled(1, "end to end: a scenario"),
+        end_to_end_comet(),
     ]  # fmt: skip
 
 
@@ -340,12 +344,13 @@ def fast_2bit() -> list[Found]:
                 gains.append(serial / both)
                 shares.append(100.0 * share)
     where = "1 to 16 rows, groups of 16, 1 to 4 operations to unpack; 2080 Ti, 3090, A100"
-    later = "a whole model: a scenario"
+    later = "prices of a deployment that the source does not describe"
     return [
         NotModelled(0, "an input: how many groups are kept at 4 bits"),
         Finding(1, span(gains), at=f"largest {max(gains):.3g}", range=where,
                 note="what overlap alone can gain; the published kernels also align their loads"),
-        *(NotModelled(i, later) for i in (2, 3, 4)),
+        end_to_end_fast_2bit(),
+        *(NotModelled(i, later) for i in (3, 4)),
         Finding(5, span(shares), at=f"from {min(shares):.3g} % (A100, 1 operation) to "
                 f"{max(shares):.3g} %", range=where,
                 note="dequantisation need not take half: with one operation a weight on an A100 it "
