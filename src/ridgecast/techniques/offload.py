@@ -12,15 +12,13 @@ _KIB = 1024.0
 
 
 def _instinfer(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """The cache lives in storage that computes: a share of it is read, inside, query and output
-    cross the link.
-    """
+    """Keep the cache in storage that computes; query and output cross the link."""
     cache = replace(t.kv, place="storage", attend="storage", read=v["read"], near=0.0)
     return replace(t, kv=cache)
 
 
 def _kv_offload(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """The cache lives in host memory (or storage) and comes to the device for every step."""
+    """Keep the cache in host memory (or storage); it comes to the device for every step."""
     tier = "storage" if v["nvme"] else "host"
     cache = replace(t.kv, place=tier, attend="device", near=v["near"], overlap=True)
     return replace(t, kv=cache)
@@ -56,7 +54,7 @@ def _expert_offload(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _expert_on_host(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """A fixed share of the experts lives on the device, the host computes the others."""
+    """Compute on the host the experts that do not live on the device."""
     place = Placement(device_share=v["device_share"], only="expert", compute="host", overlap=True)
     return replace(t, placement=place)
 
