@@ -171,15 +171,16 @@ def memory_of(
         kv = here * (each - common) + common
     else:
         kv = here * each
-    on_device = kv
+    on_device, off_device = kv, 0.0
     if t.kv.place != "device":
         index = here * float(_index_bytes(network, layout, t, _kept(t, room.length)))
         on_device = index + (kv - index) * t.kv.near
-    kv += _prefilling(network, formats, layout, room, t, each)
+        # of low-rank keys nothing but the values is kept elsewhere
+        off_device = 0.5 * (kv - index) if t.kv.rank else kv - on_device
     on_device += _prefilling(network, formats, layout, room, t, each)
     if t.speculation.draft_cache and t.kv.place != "device":
-        held = min(t.speculation.draft_cache, room.length)
-        on_device += here * float(kv_bytes(network, formats, layout, t, held)) * (1.0 - t.kv.near)
+        draft = min(t.speculation.draft_cache, room.length)
+        on_device += here * float(kv_bytes(network, formats, layout, t, draft)) * (1.0 - t.kv.near)
     tokens = room.pass_tokens / layout.dp
     activations = float(network.activations(tokens, layout)) * _MERGED
     activations += _rebuilt(network, formats, layout, t, each * here)
@@ -189,7 +190,7 @@ def memory_of(
     fragmentation = engine.fragmentation * (on_device + activations)
     spread = sqrt((engine.activation_spread * activations) ** 2 + (engine.fixed_spread * (
         engine.workspace + engine.context + comm)) ** 2 + (0.5 * fragmentation) ** 2)  # fmt: skip
-    away = {t.kv.place: kv - on_device} if t.kv.place != "device" else {}
+    away = {t.kv.place: off_device} if t.kv.place != "device" else {}
     away[t.placement.tier] = away.get(t.placement.tier, 0.0) + weights - held
     return Memory(
         float(weights_total), float(on_device), activations, engine.workspace, engine.context,
