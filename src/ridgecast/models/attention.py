@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InfeasibleError
 from .network import Amount, Cache, Call, Layout, Tokens, Weights, split
 from .pieces import (
+    Seen,
     attend,
     collective,
     gemm,
@@ -273,11 +274,25 @@ class LatentAttention:
                   "shared_kv": True}  # fmt: skip
         found = [gemm("absorb_q", t, self.kv_lora, self.nope, role="other", batch=h)]
         for group, share in zip(groups, shares, strict=True):
-            call = attend("attention", seen(group, layout), phase_of(group), fields,
-                          self.index_top_k)  # fmt: skip
+            call = attend("attention", self._chosen(seen(group, layout)), phase_of(group), fields)
             found.append(_times(call, share))
             found += self._context(group, layout, share)
         return [*found, gemm("absorb_v", t, self.v_head_dim, self.kv_lora, role="other", batch=h)]
+
+    def _chosen(self, of: Seen) -> Seen:
+        """Keys that sparse attention sees: each query its own `index_top_k`, gathered for it alone.
+
+        So a query is a sequence of one, and no two share what is read.
+        """
+        if not self.index_top_k:
+            return of
+        sparse = np.greater(of.kv_len, self.index_top_k)
+        batch = np.where(sparse, np.multiply(of.batch, of.q_len), of.batch)
+        q_len = np.where(sparse, 1.0, of.q_len)
+        kv_len = np.where(sparse, float(self.index_top_k), of.kv_len)
+        if batch.ndim == 0:
+            return replace(of, batch=int(batch), q_len=int(q_len), kv_len=int(kv_len))
+        return replace(of, batch=batch, q_len=q_len, kv_len=kv_len)
 
     def _expanded(self, groups: Sequence[Tokens], layout: Layout, h: int) -> list[Call]:
         found: list[Call] = []

@@ -366,6 +366,9 @@ def _attention(call: Call, case: Case) -> _Row:
     decode = part and bool(np.all(np.asarray(fields["q_len"]) <= STEP))
     words.setdefault("dtype", f.wide)
     words.setdefault("kv_dtype", f.kv_dtype if call.phase != "encoder" else f.wide)
+    if words.get("shared_kv") == "true" and words["kv_dtype"] == "fp8_e4m3":
+        # kernels of a latent cache in fp8 multiply in fp8, where the device can
+        words["dtype"] = "fp8_e4m3" if case.hardware.supports("fp8_e4m3") else words["dtype"]
     if part and call.phase != "encoder" and "window" not in fields:
         kept = np.asarray(fields["kv_len"], np.float64) * t.kv.keep
         if t.kv.budget:
