@@ -1,6 +1,6 @@
 """Products with weights of few bits or partly zero, timed kernel against kernel.
 
-End-to-end figures of the same works come from `low_bits`.
+End-to-end figures of the same works come from `low_bit_serving`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...kernels.operator import parts_of
 from ...ops.base import Work
 from ..verdict import Finding, Found, NotModelled, Property
 from .kit import F64, device, gemm_work, reached, seconds, span, time_of, work_of
-from .low_bits import (
+from .low_bit_serving import (
     end_to_end_comet,
     end_to_end_fast_2bit,
     end_to_end_flash_llm,
