@@ -8,7 +8,7 @@ from .case import Answer, Scenario, Traffic
 from .effect import effect_of
 from .engine import Engine, engine, engine_names
 from .formats import Formats, formats_of
-from .generate import Generated, Generation, generate, generate_all
+from .generate import Generated, Generation, generate, generate_all, stage_memory
 from .host import Host
 from .passes import Machine, Pass, run_pass
 from .solve import Points, evaluate, largest_batch, memory_at, solve_points
@@ -36,4 +36,5 @@ __all__ = [
     "memory_at",
     "run_pass",
     "solve_points",
+    "stage_memory",
 ]

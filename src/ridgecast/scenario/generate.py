@@ -30,7 +30,7 @@ from .host import Host, fetch_bandwidth
 from .memory import kv_bytes, weight_bytes
 from .passes import Job, Machine, Pass, run_passes
 
-__all__ = ["Generated", "Generation", "StageRun", "generate", "generate_all"]
+__all__ = ["Generated", "Generation", "StageRun", "generate", "generate_all", "stage_memory"]
 
 _SCORE_COPIES = 2.0  # standard attention: softmax reads one matrix of scores and writes another
 
@@ -139,6 +139,12 @@ def generate_all(cases: Sequence[Generation]) -> list[Generated]:
     made = [_made(case) for case in cases]
     runs = iter(run_passes([one.job for m in made for one in m.steps if not one.on_host]))
     return [m.answer([None if one.on_host else next(runs) for one in m.steps]) for m in made]
+
+
+def stage_memory(case: Generation) -> dict[str, dict[str, float]]:
+    """Bytes on the fullest device while each stage runs, by component; nothing is timed."""
+    made = _made(case)
+    return {s.name: _memory(made, s) for s in made.steps}
 
 
 @dataclass(frozen=True, slots=True)

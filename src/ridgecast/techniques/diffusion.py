@@ -151,6 +151,7 @@ TECHNIQUES: dict[str, Technique] = {
             {
                 "bits": Parameter(4, 1, 8, "bits an element"),
                 "group": Parameter(64, 8, 256, "elements that share a scale and a zero point"),
+                # 0.65: what the published 5.45 times smaller cache leaves at groups of 64
                 "keep": Parameter(0.65, 0.05, 1, f"{_SHARE} that stays"),
                 "rebuild": Parameter(1, 0, 1, "1: a 16-bit copy of a layer is built in memory"),
             },
