@@ -192,6 +192,8 @@ def collectives(table: Table, request: Request) -> Table:
     elements of one device's share, all_gather would pass six times an NVLink. The largest bus
     bandwidth read so is 445 GB/s for NCCL on an H100 (450 GB/s a direction). All-reduces may
     exceed a direction's rate where the switch adds up (470 GB/s of an H200's custom all-reduce).
+    Engines' own all-reduces tell how they were launched where they were measured both ways;
+    TensorRT-LLM's take 4 to 6 us, as only a replayed graph does.
     """
     kind = _known(table, "op_name", _KINDS)
     own = "nccl_dtype" if "nccl_dtype" in table else "allreduce_dtype"
@@ -203,7 +205,7 @@ def collectives(table: Table, request: Request) -> Table:
         table, request, op="collective", kind=kind, dtype=formats, bytes=elements * width,
         gpus=gpus, gpus_per_node=gpus, algorithm="auto",
     )  # fmt: skip
-    if "backend" in table:  # vLLM's all-reduce, launched one by one or replayed from a graph
+    if "backend" in table:  # an engine's all-reduce, launched one by one or replayed from a graph
         launch = map_text(table["backend"], lambda b: "graph" if b.endswith("graph") else "stream")
         out["launch"] = launch
         suffix = map_text(table["backend"], lambda b: "/" + b.rpartition("_")[2])
@@ -297,6 +299,6 @@ NCCL = _importer(
 ALL_REDUCE = _importer(
     "aiconfigurator_all_reduce",
     "AIConfigurator custom all-reduce tables (Parquet)",
-    "allreduce_dtype num_gpus message_size backend",
+    "allreduce_dtype num_gpus message_size",
     collectives,
 )
