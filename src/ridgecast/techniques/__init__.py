@@ -20,6 +20,7 @@ from .treatment import (
     Speculation,
     Storage,
     Treatment,
+    Tuning,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Storage",
     "Technique",
     "Treatment",
+    "Tuning",
     "apply_all",
     "get",
     "names",

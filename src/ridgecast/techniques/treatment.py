@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from ..dtypes import dtype
 from ..errors import SpecError
 
-__all__ = ["Batching", "KvPolicy", "Placement", "Reduction", "Speculation", "Storage", "Treatment"]
+__all__ = ["Batching", "KvPolicy", "Placement", "Reduction", "Speculation", "Storage", "Treatment",
+           "Tuning"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,32 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What training holds for the parameters that it changes (`training` reads it).
+
+    `rank` of low-rank adapters beside all linear layers (0: none). `layers`: share of what is
+    trained that is trained at a time; `reach`: share of the layers that the backward pass goes
+    through; `backward` False: forward passes only (zeroth order). `inputs`: share of the linear
+    layers' inputs that are kept; `kept_bits` bits an element of what else is kept. Bytes a trained
+    parameter: `state_bytes` of the optimiser, `master_bytes` of a wide copy, `gradient_bytes`.
+    `pruned`: share of the linear layers' weights that training holds. `kernels`: kernels that
+    adapters add to each linear layer.
+    """
+
+    rank: int = 0
+    layers: float = 1.0
+    reach: float = 1.0
+    backward: bool = True
+    inputs: float = 1.0
+    kept_bits: float = 16.0
+    state_bytes: float = 8.0
+    master_bytes: float = 4.0
+    gradient_bytes: float = 2.0
+    pruned: float = 1.0
+    kernels: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Treatment:
     """Everything that techniques have changed about a case; neutral as built.
 
@@ -229,8 +256,8 @@ class Treatment:
     of the bytes of each. `adapters` low-rank
     adapters of rank `adapter_rank` are on the device beside the model: each pass reads those of its
     sequences and multiplies by them; `trainable`: share of parameters
-    that are trained (fine-tuning). `extra_flops`: products added a token, as a share of the
-    network's own; `techniques`: names of what was applied, in order.
+    that are trained in place (fine-tuning), `tuning` what that holds. `extra_flops`: products added
+    a token, as a share of the network's own; `techniques`: names of what was applied, in order.
     """
 
     weights: Storage | None = None
@@ -254,4 +281,5 @@ class Treatment:
     adapter_rank: int = 0
     trainable: float = 1.0
     extra_flops: float = 0.0
+    tuning: Tuning = field(default_factory=Tuning)
     techniques: tuple[str, ...] = ()
