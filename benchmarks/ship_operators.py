@@ -6,8 +6,8 @@
 DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
 ship_models.py made). Each measured device gives a model per operation and collection, scored on
 whole groups held out; --pooled fits the models for devices without measurements too. --package
-fits those that rest on tables of the installed aiconfigurator-core instead: latent attention, and
-devices that DIR lacks.
+fits those that rest on tables of the installed aiconfigurator-core instead: latent attention,
+engines' own all-reduces, and devices that DIR lacks.
 Run again, it goes on where it was. Takes about half an hour on two cores.
 """
 
@@ -41,7 +41,15 @@ PACKAGE = {
     "moe": ("gb300/moe/vllm/0.24.0/moe_perf.parquet",),
     "collective": ("*b300*/comm/nccl/2.29.2/nccl_perf.parquet",
                    "*b300*/comm/vllm/0.24.0/custom_allreduce_perf.parquet"),
+    "engine": (*(f"{device}/comm/{stack}/custom_allreduce_perf.parquet"
+                 for device in ("gb?00", "b?00_sxm", "h?00_sxm")
+                 for stack in ("trtllm/1.3.0rc20", "sglang/0.5.14")),
+               "gb200/comm/vllm/0.24.0/custom_allreduce_perf.parquet",
+               "gb300/comm/vllm/0.27.0/custom_allreduce_perf.parquet"),
 }  # fmt: skip
+# A device's rows of all-reduces answered by another's model: a GB200 was measured up to 4 devices,
+# a GB300 of the same NVLink domain up to 16.
+LENT = {"gb200": ("gb300", (8, 16, 32, 64, 72))}
 
 
 def files_of(data: Path, op: str) -> dict[str, list[str]]:
@@ -56,10 +64,12 @@ def files_of(data: Path, op: str) -> dict[str, list[str]]:
 # Rows that are taken of a family, where not all. vLLM measured fp8 on MXFP4 weights for networks
 # other than gpt-oss alone, and what was learned of them is 1.2 to 1.6 times too slow for it. Its
 # fp8 kernels with one scale a tensor take 3 to 5 times the time of TensorRT-LLM's on Hopper, for
-# all networks alike, and longer than in 16 bits.
+# all networks alike, and longer than in 16 bits. Engines replay graphs; TensorRT-LLM's table does
+# not say how it launched.
 KEPT = {
-    "w4a8": {"dtype": "fp8_e4m3", "weight_dtype": "mxfp4"},
-    "fp8": {"dtype": "fp8_e4m3", "weight_dtype": "fp8_e4m3"},
+    "w4a8": {"dtype": ("fp8_e4m3",), "weight_dtype": ("mxfp4",)},
+    "fp8": {"dtype": ("fp8_e4m3",), "weight_dtype": ("fp8_e4m3",)},
+    "engine": {"launch": ("graph", "")},
 }
 
 
@@ -75,13 +85,28 @@ def files_of_package(family: str) -> dict[str, list[str]]:
 def one(paths: list[str], out: Path, told: Path, family: str = "") -> list[dict]:
     """Fit what a device's tables allow; the lines also go to a file, so that a run resumes."""
     table = import_files(paths)
-    for name, value in KEPT.get(family, {}).items():
-        table = select(table, np.flatnonzero(table[name] == value))
+    for name, values in KEPT.get(family, {}).items():
+        table = select(table, np.flatnonzero(np.isin(table[name].astype(str), values)))
     lines = train_operator(table, out, progress=lambda t: print(t, flush=True))
     draft = told.with_name(f".{told.name}")
     draft.write_text(json.dumps(lines))
     draft.replace(told)
     return lines
+
+
+def lent(lines: list[dict]) -> list[dict]:
+    """Lines of LENT: the other device's model of the same engine, for the counts it measured."""
+    out = []
+    for device, (other, counts) in LENT.items():
+        for line in lines:
+            engine = line["collection"].split("/")[1].split("-")[0]
+            own = [e for e in lines if e["hardware"] == device and f"/{engine}-" in e["collection"]]
+            if line["hardware"] == other and own:
+                told = f"{own[0]['collection']}/from-{other}"
+                rows = [{"kind": "all_reduce", "gpus": n, "gpus_per_node": n} for n in counts]
+                out.append(line | {"hardware": device, "collection": told, "scores": [],
+                                   "rows": 0, "kind": "lent", "for": rows})  # fmt: skip
+    return out
 
 
 def pooled(op: str, data: Path, out: Path) -> None:
@@ -129,8 +154,13 @@ def main() -> None:
     with ProcessPoolExecutor(a.jobs) as workers:
         for future in as_completed([workers.submit(one, *job) for job in waiting]):
             future.result()
+    engines: list[dict] = []
     for told in sorted(state.glob(".done-*.json")):
-        write_index(a.out, json.loads(told.read_text()))
+        lines = json.loads(told.read_text())
+        write_index(a.out, lines)
+        if "-engine-" in told.name:
+            engines += lines
+    write_index(a.out, lent(engines))
     for op in a.pooled:
         pooled(op, a.data, a.out)
 

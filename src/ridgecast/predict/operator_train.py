@@ -176,7 +176,7 @@ def _train_one(
     model.save(out / "operators" / name)
     return {
         "folder": f"operators/{name}", "op": op, "hardware": device, "collection": collection,
-        "rows": len(rows.time), "scores": scores, "rank": _rank(collection), **_kind(table, op),
+        "rows": len(rows.time), "scores": scores, "rank": _rank(op, collection), **_kind(table, op),
     }  # fmt: skip
 
 
@@ -192,20 +192,21 @@ def _kind(table: Table, op: str) -> dict[str, Any]:
     return {}
 
 
-def _rank(collection: str) -> int:
+def _rank(op: str, collection: str) -> int:
     """Preference among collections of one device: what graphs replay before what a host launches.
 
-    Custom all-reduce kernels are asked for by name.
+    Custom all-reduce kernels, and those of TensorRT-LLM and SGLang, are asked for by name.
     """
-    return -2 if "eager" in collection else -1 if "custom" in collection else 0
+    own = ("custom", "/trtllm", "/sglang") if op == "collective" else ("custom",)
+    return -2 if "eager" in collection else -1 if any(word in collection for word in own) else 0
 
 
 def write_index(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Put the lines into OUT/card.json, in place of those of the same folder."""
+    """Put the lines into OUT/card.json, in place of those of the same folder and device."""
     path = out / "card.json"
     card = json.loads(path.read_text(encoding="utf-8"))
-    fresh = {line["folder"]: dict(line) for line in card.get("operators", [])}
-    fresh |= {line["folder"]: dict(line) for line in lines}
+    every = [*card.get("operators", []), *lines]
+    fresh = {(line["folder"], line["hardware"]): dict(line) for line in every}
     card["operators"] = [fresh[key] for key in sorted(fresh)]
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
