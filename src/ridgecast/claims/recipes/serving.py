@@ -61,8 +61,8 @@ def _piggybacked(model: str, on: str, batches: F64, context: int) -> F64:
     s = case(model, on, context, 1)
     prompt = _CHUNK - batches
     ones, none = np.ones_like(batches), np.zeros_like(batches)
-    decodes = Tokens(np.concatenate([batches, batches, none]), 1.0, context + 1.0)
-    chunk = Tokens(np.concatenate([none, ones, ones]), np.concatenate([prompt] * 3),
+    decodes = Tokens(np.r_[batches, batches, none], 1.0, context + 1.0)
+    chunk = Tokens(np.r_[none, ones, ones], np.concatenate([prompt] * 3),
                    np.concatenate([context / 2.0 + prompt] * 3))  # fmt: skip
     alone, both, bare = np.split(pass_times(s, [decodes, chunk]), 3)
     return alone / (both - bare)
