@@ -59,7 +59,9 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
 ) -> None:
     """Predict memory, latency, throughput, power and cost of a language model in service."""
     from ..scenario import evaluate
+    from .lean import lean_lightgbm
 
+    lean_lightgbm()
     sizes = {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}
     asked = {
         "isl": isl, "osl": osl, "batch": batch, "request_rate": request_rate, "prefix": prefix,
@@ -164,7 +166,9 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
 ) -> None:
     """Answer two cases side by side, with ratios and where the difference comes from."""
     from ..scenario import evaluate
+    from .lean import lean_lightgbm
 
+    lean_lightgbm()
     asked = {
         "isl": isl, "osl": osl, "batch": batch, "request_rate": None, "prefix": 0.0,
         "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype, "price_per_h": None,

@@ -60,7 +60,9 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     """Find the cheapest service of a model that keeps its limits, and why others fail."""
     from ..scenario import Traffic
     from ..search.serving_plan import Limits, Space, plan_serving
+    from .lean import lean_lightgbm
 
+    lean_lightgbm()
     if what != "serve":
         raise SpecError(f"plan: got {what!r}, need serve")
     space = Space(
