@@ -108,6 +108,7 @@ _MODULES: dict[str, str] = {
     "vattention": "kv_policies",
     "vq4dit": "diffusion",
     "windowkv": "kv_policies",
+    "vidkv": "kv_formats",
     "xquant": "kv_formats",
     "zipcache": "kv_formats",
     "zipvl": "kv_policies",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import log2
 
 from .base import Parameter, Technique
 from .treatment import Storage, Treatment
@@ -37,6 +38,17 @@ def _mixed(t: Treatment, v: Mapping[str, float]) -> Treatment:
 def _mikv(t: Treatment, v: Mapping[str, float]) -> Treatment:
     """As `_mixed`; importance is the sum of attention scores, so that scores go through memory."""
     return replace(_mixed(t, v), attention="standard")
+
+
+def _vidkv(t: Treatment, v: Mapping[str, float]) -> Treatment:
+    """Keys: a share of the channels at 2 bits, the others at 1; values: three levels.
+
+    A 16-bit scale and zero point each group, of keys and of values alike.
+    """
+    keys = 2.0 * v["wide"] + (1.0 - v["wide"])
+    bits = 0.5 * (keys + log2(3.0))
+    stored = Storage(bits, int(v["group"]), _WORD, _WORD, unpack=_UNPACK)
+    return replace(t, kv=replace(t.kv, storage=stored))
 
 
 def _block_float(t: Treatment, v: Mapping[str, float]) -> Treatment:
@@ -95,6 +107,18 @@ TECHNIQUES: dict[str, Technique] = {
                 "salient": Parameter(0.2, 0, 1, "share of tokens at the higher bits"),
                 "high": Parameter(16, 1, 16, "bits of important tokens"), "low": _LOW,
                 "group": Parameter(64, 8, 65536, "elements that share a scale"),
+            },
+        ),
+        Technique(
+            "vidkv",
+            "Plug-and-Play 1.x-Bit KV Cache Quantization for Video Large Language Models",
+            "keys at 1 bit, wide channels at 2; values in three levels",
+            "Tao et al. 2025, arXiv:2503.16257",
+            _vidkv,
+            ("kv.storage",),
+            {
+                "wide": Parameter(0.5, 0, 1, "share of key channels at 2 bits"),
+                "group": Parameter(128, 8, 65536, "elements that share a scale and a zero point"),
             },
         ),
         Technique(

@@ -16,7 +16,6 @@ from ..verdict import Finding, Found, NotModelled, Property
 from .kit import device, reached, span, work_of
 
 __all__ = [
-    "apple_silicon",
     "cross_he_tpu",
     "edgecim",
     "flightllm",
@@ -308,43 +307,6 @@ def cross_he_tpu() -> list[Found]:
 
 
 # Unified memory, compilers ------------------------------------------------------------------
-
-
-def apple_silicon() -> list[Found]:
-    """Decode models of 8B to 405B in formats of 2 to 16 bits in unified memory."""
-    apple = "Apple newsroom, 2023 and 2024"
-    chips = {
-        "m2_ultra": _machine("m2_ultra", apple, rate="27.2 TFLOP/s", capacity="192 GB",
-                             bandwidth="800 GB/s"),
-        "m2_max": _machine("m2_max", apple, rate="13.6 TFLOP/s", capacity="96 GB",
-                           bandwidth="400 GB/s"),
-        "m4_pro": _machine("m4_pro", apple, rate="9.2 TFLOP/s", capacity="64 GB",
-                           bandwidth="273 GB/s"),
-    }  # fmt: skip
-    shape: dict[str, Any] = {"m": 1, "n": 14336, "k": 4096, "dtype": "fp16", "out_dtype": "fp16"}
-    bound = []
-    for hw in chips.values():
-        parts = parts_of(work_of("low_bit_gemm", weight_bits=4.0, group=32, **shape), hw, "cold")
-        bound.append(max(parts, key=lambda kind: float(parts[kind])) == "memory")
-    four = work_of("low_bit_gemm", weight_bits=4.0, group=32, **shape)
-    # formats of 2 bits look up vectors and signs: about 12 operations a weight
-    two = work_of("low_bit_gemm", weight_bits=2.0, group=32, unpack_ops=12.0, **shape)
-    times = [
-        max(float(v) for v in parts_of(work, chips["m4_pro"], "cold").values())
-        for work in (four, two)
-    ]
-    largest = 405e9 * 3.4 / 8.0
-    return [
-        Property("decode is bound by bandwidth", all(bound),
-                 "4-bit products of an 8B layer on M2 Ultra, M2 Max and M4 Pro"),
-        Property("fewer bits need not be faster", times[1] > 0.9 * times[0],
-                 f"2-bit look-ups take {times[1] / times[0]:.2f} of the time of 4-bit blocks on an "
-                 "M4 Pro: the lanes limit"),
-        Property("unified memory holds what the GPUs do not",
-                 2 * device("rtx_a6000").memory.capacity < largest
-                 < 0.95 * chips["m2_ultra"].memory.capacity,
-                 f"405B at 3.4 bits are {largest / 1e9:.3g} GB: above two A6000, within 192 GB"),
-    ]  # fmt: skip
 
 
 _MAMBA2 = {  # layers, width: Dao and Gu 2024, arXiv:2405.21060

@@ -9,19 +9,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...errors import SpecError
+from ...hardware import resolve
 from ...models import Layout, get
+from ...models.transformer import Decoder
+from ...ops.base import Work
 from ...scenario import Host
 from ...scenario.lower import gemm_work as stored_work
 from ...techniques import Placement, Storage, Treatment
 from ..verdict import Finding, Found, NotModelled, Property
-from .kit import F64, reached, span, time_of
+from .kit import F64, gemm_work, reached, span, time_of
 from .pairs import bytes_of_weights, case, held, longest, step
 
 __all__ = [
     "dfloat11",
     "efficientqat",
+    "foldgpt",
     "gptq",
     "qmoe",
+    "quest_qat",
     "slm_ecommerce_quant",
     "spqr",
 ]
@@ -245,4 +251,60 @@ def efficientqat() -> list[Found]:
                 f"{coded / gib:.3g} GiB", tolerance=0.05),
         Finding("model_memory_baseline", (wide / gib, wide / 1e9), at=f"{wide / 1e9:.3g} GB, "
                 f"{wide / gib:.3g} GiB", tolerance=0.05),
+    ]  # fmt: skip
+
+
+def quest_qat() -> list[Found]:
+    """W4A4 products with a Hadamard pass over the activations, against bf16."""
+    gains, places, below = [], [], True
+    for on in ("rtx_4090", "a100_sxm"):
+        rates = resolve(on).rate("int4") / resolve(on).rate("bf16")
+        for m in (64, 512, 4096):
+            for n, k in ((4096, 4096), (11008, 4096)):
+                wide = time_of(gemm_work(m, n, k, dtype="bf16"), on)
+                narrow = time_of(gemm_work(m, n, k, dtype="int4"), on)
+                # k log2(k) additions and subtractions a row in one pass: 16 bits in, 4 bits out
+                rotated = Work({"vector": m * k * float(np.log2(k))}, 2.0 * m * k, 0.5 * m * k)
+                gains.append(float(wide / (narrow + time_of(rotated, on))))
+                places.append(f"{m} rows, {n} x {k}, {on}")
+                below &= gains[-1] < rates
+    least, largest = int(np.argmin(gains)), int(np.argmax(gains))
+    ratio = 16.0 / Storage(4, 128, 16).bits_each
+    return [
+        NotModelled("weight_and_activation_bits_min", "which bits keep the loss is not modelled"),
+        NotModelled("weight_and_activation_bits_max", "which bits keep the loss is not modelled"),
+        Property("4-bit products are faster with the transform charged, by less than the rates",
+                 1.0 < min(gains) and below,
+                 f"{gains[least]:.3g} at {places[least]} to {gains[largest]:.3g} at "
+                 f"{places[largest]}"),
+        Property("weights at 4 bits are almost four times smaller", ratio > 3.8,
+                 f"{ratio:.3g} times with scales of groups of 128"),
+    ]  # fmt: skip
+
+
+def foldgpt() -> list[Found]:
+    """Layers removed against layers that share weights, in Llama-2-7B."""
+    whole = get("llama-2-7b")
+    if not isinstance(whole, Decoder):
+        raise SpecError(f"llama-2-7b: got {type(whole).__name__}, need Decoder")
+    layers = whole.layers
+    less = replace(whole, blocks=tuple(replace(b, count=b.count * 3 // 4) for b in whole.blocks))
+    plain, dropped = (case(n, "a100_sxm", lengths=(512, 128)) for n in (whole, less))
+    table = sum(w.total for w in whole.weights() if w.ends)
+    one = (whole.parameters - table) / layers
+    cut = bytes_of_weights(dropped) / bytes_of_weights(plain)
+    faster = step(plain) / step(dropped)
+    tokens = 512.0
+    kept = [sum(c.elements(tokens) for c in n.caches()) for n in (whole, less)]
+    shared = (table + one * layers / 2.0) / whole.parameters
+    cache = resolve("a100_sxm").l2.capacity
+    return [
+        Property("removal cuts weights, cache and time", cut < 1 and faster > 1
+                 and kept[1] / kept[0] == 0.75,
+                 f"a quarter of the layers: {100 * cut:.3g} % of the weights, 75 % of the cache, "
+                 f"{faster:.3g} times as fast"),
+        Property("sharing cuts weights alone, time hardly", 2.0 * one > 4.0 * cache,
+                 f"pairs that share: {100 * shared:.3g} % of the weights stay, cache and products "
+                 f"do not change; a layer of {2 * one / 1e6:.0f} MB is read again, since "
+                 f"{cache / 1e6:.0f} MB of L2 hold little of it"),
     ]  # fmt: skip
