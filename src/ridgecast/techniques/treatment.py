@@ -224,8 +224,7 @@ class Tuning:
     through; `backward` False: forward passes only (zeroth order). `inputs`: share of the linear
     layers' inputs that are kept; `kept_bits` bits an element of what else is kept. Bytes a trained
     parameter: `state_bytes` of the optimiser, `master_bytes` of a wide copy, `gradient_bytes`.
-    `pruned`: share of the linear layers' weights that training holds. `kernels`: kernels that
-    adapters add to each linear layer.
+    `pruned`: share of the linear layers' weights that training holds.
     """
 
     rank: int = 0
@@ -238,7 +237,6 @@ class Tuning:
     master_bytes: float = 4.0
     gradient_bytes: float = 2.0
     pruned: float = 1.0
-    kernels: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

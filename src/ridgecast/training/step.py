@@ -77,6 +77,8 @@ def step_time(
     hw = resolve(on) if isinstance(on, str) else on
     run = _forward(network, hw, plan, t)
     once, flops = _compute(run.timed, network, plan, t)
+    again = 1.0 if plan.recompute == "full" else 0.0
+    once += _adapted(network, hw, plan, t) * (3.0 + again)  # as the products beside them
     pp, micro = plan.layout.pp, plan.accumulate
     each = once / pp
     compute = each * micro
@@ -102,6 +104,28 @@ def _forward(network: Network, hw: Hardware, plan: Plan, t: Treatment) -> Pass:
     length = float(plan.length)
     group = Tokens(plan.batch, length, length, np.ceil(length * plan.logits))
     return run_pass(network, machine, [group], t)
+
+
+def _adapted(network: Network, hw: Hardware, plan: Plan, t: Treatment) -> float:
+    """Seconds of adapters in a forward pass, beside every linear layer: down, up, and the sum.
+
+    Inputs are read again, a product of rank columns goes out and comes in, the result is added.
+    """
+    rank, seconds = t.tuning.rank, 0.0
+    if not rank:
+        return 0.0
+    group = Tokens(plan.batch, float(plan.length), float(plan.length), 0.0)
+    for c in network.calls([group], plan.layout):
+        if c.op != "gemm" or c.role != "linear":
+            continue
+        m, n, k = (float(np.max(c.fields[x])) for x in ("m", "n", "k"))
+        pieces = 3.0 if c.part == "qkv" else 1.0
+        flops = {"bf16" if hw.supports("bf16") else "fp16": 2.0 * m * rank * (pieces * k + n)}
+        read = 2.0 * (pieces * m * (k + rank) + 2.0 * m * n)
+        written = 2.0 * (pieces * m * rank + 2.0 * m * n)
+        work = Work(flops, read, written, launches=3.0 * pieces)
+        seconds += float(analytic_time(work, hw, "cold")) * float(np.max(c.count))
+    return seconds
 
 
 def _compute(timed: Timed, network: Network, plan: Plan, t: Treatment) -> tuple[float, float]:
