@@ -12,7 +12,7 @@ import numpy as np
 
 from ...hardware import Hardware, loads
 from ...kernels.operator import parts_of
-from ..verdict import Finding, Found, NotModelled, Property
+from ..verdict import Finding, Found, NotModelled
 from .kit import device, reached, span, work_of
 
 __all__ = [
