@@ -150,4 +150,8 @@ RECIPES: dict[str, str] = {
     "i-vit": "vision:i_vit",
     "lpvit": "vision:lpvit",
     "pitome": "vision:pitome",
+    "dynamic-llava": "vision_language:dynamic_llava",
+    "llava-mini": "vision_language:llava_mini",
+    "matvlm": "vision_language:matvlm",
+    "zipvl": "vision_language:zipvl",
 }
