@@ -1,4 +1,4 @@
-"""Techniques of the cache's contents and place: bytes by hand, what they cost, what excludes what."""
+"""Techniques of the cache's contents and place: bytes by hand, what they cost, exclusions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from ridgecast.errors import InfeasibleError, SpecError
 from ridgecast.models import Layout
 from ridgecast.models.network import Tokens
-from ridgecast.scenario import Points, Scenario, Traffic, memory_at
+from ridgecast.scenario import Points, Scenario, Traffic, memory_at, solve_points
+from ridgecast.scenario.lower import _row
 from ridgecast.scenario.memory import kv_bytes
 from ridgecast.scenario.passes import Job, _case, _selected
 from ridgecast.scenario.solve import machine_of, phases_of
@@ -53,9 +54,8 @@ def test_shadows_by_hand():
     assert memory.kv == pytest.approx(index + whole * (160 / 2048 + 0.0156), rel=1e-6)
     assert memory.host == pytest.approx(0.5 * whole, rel=1e-6)
     # 40 % of the chosen values cross a link of 32 GB/s
-    _, parts = decode(
-        replace(s, techniques=replace(s.made().treatment, placement=Treatment().placement))
-    )
+    apart = replace(s.made().treatment, placement=Treatment().placement)
+    _, parts = decode(replace(s, techniques=apart))
     crossing = 0.5 * 0.4 * 0.0156 * TOKEN * (122880 + 64 + 8)
     assert parts["fetch"] == pytest.approx(crossing / 32e9, rel=1e-3)
 
@@ -68,11 +68,7 @@ def test_selection_reads_its_index_and_makes_keys_again():
     # 32 bytes a head and token, 8 heads, 4 sequences; entries of 128 elements of 2 bytes
     assert float(look.fields["rows"]) == 4 * 100000 * 8 * 32 / 256
     assert float(look.count) == float(more.count) == 32
-    assert (float(again.fields["m"]), float(again.fields["n"]), again.fields["k"]) == (
-        6240,
-        1024,
-        160,
-    )
+    assert [float(again.fields[x]) for x in ("m", "n", "k")] == [6240, 1024, 160]
     prefill = replace(job, groups=[Tokens(1, 8192, 65536)])
     assert not any(np.any(c.count) for c in _selected(prefill))  # a chunk of a prompt is no step
 
@@ -96,8 +92,6 @@ def test_chunks_of_a_prompt_see_what_earlier_ones_left():
     made = case("locret:budget=4096:chunk=1024").made()
     job = Job(made.network, machine_of(made, case("locret")), [Tokens(1, 1024, 65536)],
               made.treatment)  # fmt: skip
-    from ridgecast.scenario.lower import _row
-
     work = _case(job)
     seen = [_row(c, work).fields["kv_len"] for c in work.calls if c.op == "attention"]
     assert [float(np.max(x)) for x in seen] == [4096 + 1024]
@@ -117,8 +111,6 @@ def test_drafts_of_the_model_itself():
     assert float(phases.decode["time"][0]) > plain  # seven positions take longer than one
     # where the cache is short there is nothing to save: drafting costs as much as decoding
     brief = replace(base, traffic=Traffic(2048, 256, 1))
-    from ridgecast.scenario import solve_points
-
     one, two = (
         float(solve_points(replace(brief, techniques=u), Points.of(1, 2048, 256))["tpot"][0])
         for u in ("", "triforce:rate=0.5")
@@ -137,7 +129,7 @@ def test_pooled_instances_hold_longer_contexts():
 def test_exclusions_and_bad_values():
     with pytest.raises(InfeasibleError, match=r"kv\.keep"):
         treatment_of("h2o,kvmerger")
-    with pytest.raises(InfeasibleError, match=r"kv\.read"):
+    with pytest.raises(InfeasibleError, match=r"kv\.place"):
         treatment_of("shadowkv,sentencekv")
     assert treatment_of("kivi,kvmerger").kv.keep == 0.5
     with pytest.raises(SpecError, match=r"h2o\.keep"):
