@@ -59,7 +59,7 @@ def _piggybacked(model: str, on: str, batches: F64, context: int) -> F64:
     without the decodes.
     """
     s = case(model, on, context, 1)
-    prompt = _CHUNK - batches
+    prompt: F64 = _CHUNK - batches
     ones, none = np.ones_like(batches), np.zeros_like(batches)
     decodes = Tokens(np.r_[batches, batches, none], 1.0, context + 1.0)
     chunk = Tokens(np.r_[none, ones, ones], np.concatenate([prompt] * 3),
@@ -95,8 +95,9 @@ def _stage_times() -> tuple[F64, F64, float]:
     """
     s = case("gpt-3-175b", "a100_sxm", 2048, 205, devices=64, layout=Layout(tp=8, pp=8))
     part = _CHUNK - 27.0
-    prompts = np.array([0.0, part, 1024, 2048, 4096, 8192, 16384, part])
-    some, least = (prompts > 0) * 1.0, np.maximum(prompts, 1.0)
+    prompts: F64 = np.array([0.0, part, 1024, 2048, 4096, 8192, 16384, part])
+    some: F64 = np.minimum(prompts, 1.0)
+    least: F64 = np.maximum(prompts, 1.0)
     seen = np.minimum(least, 4096.0)
     seen[-1] = 4096.0
     times = pass_times(s, [Tokens(27.0, 1.0, 2150.0), Tokens(some, least, seen)]) / 8.0
