@@ -24,8 +24,12 @@ def _lora(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _qlora(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """Codes of 64 weights share an 8-bit scale, 256 of which share an fp32 one."""
-    return _adapters(t, v["rank"], Storage(4, 64, 8.0 + 32.0 / 256.0, unpack=_UNPACK))
+    """Codes of 64 weights share an 8-bit scale, 256 of which share an fp32 one.
+
+    Each product first makes a 16-bit copy of its matrix in memory (bitsandbytes).
+    """
+    stored = Storage(4, 64, 8.0 + 32.0 / 256.0, unpack=_UNPACK, rebuild=True)
+    return _adapters(t, v["rank"], stored)
 
 
 def _int2_1(t: Treatment, v: Mapping[str, float]) -> Treatment:
@@ -49,7 +53,7 @@ def _perp(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _lisa(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """A few layers at a time, with embedding and head: others keep no inputs, no states."""
+    """Train a few layers at a time, embedding and head too: others keep no inputs, no states."""
     tuning = replace(t.tuning, layers=v["layers"], inputs=v["layers"])
     return replace(t, tuning=tuning)
 
@@ -68,7 +72,7 @@ def _s2a(t: Treatment, v: Mapping[str, float]) -> Treatment:
 
 
 def _paca(t: Treatment, v: Mapping[str, float]) -> Treatment:
-    """Some columns of each matrix are trained in place: the same share of its inputs is kept."""
+    """Train some columns of each matrix in place, for which that share of its inputs is kept."""
     return replace(t, trainable=v["share"], tuning=replace(t.tuning, inputs=v["share"]))
 
 
@@ -129,7 +133,8 @@ TECHNIQUES: dict[str, Technique] = {
                   {"frozen": Parameter(0.95, 0, 1, "share of the layers frozen"),
                    "bits": Parameter(8, 2, 16, "bits of what is kept all the same")}),
         Technique("s2a", "S2A", "bias and side modules, kept activations at 4 bits",
-                  "S2A (AAAI 2025)", _s2a, ("trainable", "tuning"),
+                  "A Unified Framework for Parameter and Memory Efficient Transfer Learning", _s2a,
+                  ("trainable", "tuning"),
                   {"share": Parameter(0.01, 0, 1, "share of the parameters trained"),
                    "bits": Parameter(4, 2, 16, "bits of what is kept")}),
         Technique("paca", "PaCA", "some columns of each matrix trained in place",
