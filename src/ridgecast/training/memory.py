@@ -240,8 +240,8 @@ def _kept_bytes(network: Network, plan: Plan, t: Treatment) -> tuple[float, floa
     if not u.backward:  # two layers' worth of what a forward pass works on
         return 2.0 * (a.inputs + a.pointwise + a.linear) / layers + a.logits, 0.0
     narrow = u.kept_bits / 16.0
-    each = (a.linear * u.inputs + (a.attention + a.pointwise + a.norms) * narrow + a.scores
-            + a.masks) * u.reach  # fmt: skip
+    narrowed = a.attention + a.scores + a.pointwise + a.norms
+    each = (a.linear * u.inputs + narrowed * narrow + a.masks) * u.reach  # fmt: skip
     if plan.recompute != "full":
         away = "activations" in plan.offload
         held = each * min(2.0 / layers, 1.0) if away else each
