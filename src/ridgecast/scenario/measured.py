@@ -15,11 +15,11 @@ import numpy.typing as npt
 from ..errors import RidgecastError
 from ..models.network import Layout
 from ..store.tables import Table
-from ..techniques.treatment import Speculation, Storage, Treatment
-from .case import Made, Scenario, Traffic
+from ..techniques.treatment import Speculation, Treatment
+from .case import Made, Scenario
 from .engine import Engine, engine
 from .queueing import Load, Phases, serve
-from .solve import Points, largest_batch, phases_of_all
+from .solve import Points, phases_of_all
 
 __all__ = ["MTP", "Row", "answer_rows", "rows_of"]
 
@@ -37,6 +37,12 @@ _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
 # (attention_dp_config timeout_iters 60, both at the published recipes of 2025 and 2026).
 _RECEIVE = (10.0, 30.0)
 _GROUPS_WAIT = 60.0
+# Points of other campaigns have fixed lengths. TensorRT-LLM's kept one request more in flight than
+# it ran, which waits for a slot: this share of osl / batch passes (fitted on Llama-3.1-8B and
+# Qwen3-32B). SGLang's sequences end together, so that every wave starts with all prompts at once;
+# taken as every second request, as sequences of 8B models fall out of step (Llama-3.1-8B).
+_SLOT = 0.8
+_WAVES = 2.0
 # Disaggregated: nothing is sent before the stream interval is full (50 passes, 20 at low latency)
 _STREAM = (50.0, 20.0)
 
@@ -88,8 +94,9 @@ def _row(r: Mapping[str, object]) -> Row:
     replicas = value["replicas"] if np.isfinite(value.get("replicas", np.nan)) else 1.0
     workers = (value["prefill_workers"], value["decode_workers"]) if apart else (1.0, 1.0)
     batch = value["concurrency"] / (1.0 if apart else max(replicas, 1.0))
+    rounds = _WAVES if r["engine"] == "sglang" and not fast and not apart else 10.0
     return Row(decode, prefill, batch, isl, osl, workers, _wait(r, value, batch, apart, fast),
-               10.0)  # fmt: skip
+               rounds)  # fmt: skip
 
 
 def _scenario(
@@ -126,7 +133,7 @@ def _wait(
     if apart:
         return _STREAM[0] if groups else _STREAM[1]
     if not fast:
-        return 0.0
+        return _SLOT * value["osl"] / batch if r["engine"] == "trtllm" else 0.0
     blackwell = str(r["hardware"]) in ("b200_sxm", "b300_sxm")
     if r["engine"] == "sglang" and blackwell and "glm" not in str(r["model"]).lower():
         return _RECEIVE[0] if batch < 16 else _RECEIVE[1]
@@ -134,13 +141,13 @@ def _wait(
 
 
 def answer_rows(rows: Sequence[Row | str], *, change: Engine | None = None) -> Table:
-    """Predict rows: ttft_s, tpot_s with _low and _high, the limit of sequences, and a reason.
+    """Predict rows: ttft_s and tpot_s with _low and _high, and a reason where there is none.
 
     Rows of one machine and layout are solved together. `change` replaces every engine's fitted
     constants by its own (for fitting).
     """
     n = len(rows)
-    names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s", "most")
+    names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s")
     out: Table = {name: np.full(n, np.nan) for name in names}
     out["reason"] = np.array([r if isinstance(r, str) else "" for r in rows], dtype=object)
     groups: dict[object, list[int]] = {}
@@ -165,8 +172,7 @@ def _fill(
     batch, isl, osl = (np.array([getattr(r, n) for r in rows]) for n in ("batch", "isl", "osl"))
     share = np.array([r.workers[1] for r in rows])
     here = np.maximum(np.round(batch / share), 1.0)
-    most = np.array([_most(made, first.scenario, r) for r in rows])
-    points = Points.of(here, isl, osl, most)
+    points = Points.of(here, isl, osl)  # what memory held its campaigns do not say: all of them
     cases = [(made, first.scenario, points)]
     before: Made | None = None
     if first.prefill is not None:
@@ -174,7 +180,8 @@ def _fill(
         cases.append((before, first.prefill, Points.of(here, isl, osl)))
     phases = [p for p, _ in phases_of_all(cases)]
     wait = np.array([r.wait for r in rows])
-    load = Load(points.batch, points.running, osl, made.layout.dp, first.rounds)
+    rounds = np.array([r.rounds for r in rows])
+    load = Load(points.batch, points.running, osl, made.layout.dp, rounds)
     if before is None:
         # waits differ by row: the profile's own, and what the scripts add
         served = serve(phases[0], load, made.engine, made.treatment)
@@ -183,12 +190,10 @@ def _fill(
             tpot = served.tpot[i]
             out[f"tpot{end}_s"][at] = tpot
             out[f"ttft{end}_s"][at] = served.ttft[i] + wait * tpot * (step if wait.any() else 1.0)
-        out["most"][at] = most
         return
     sides = np.array([r.workers for r in rows])
     for end, values in _apart(phases, load, made, before, sides, batch, wait).items():
         out[f"ttft{end}_s"][at], out[f"tpot{end}_s"][at] = values
-    out["most"][at] = most
 
 
 def _apart(
@@ -227,17 +232,3 @@ def _made(s: Scenario, change: Engine | None) -> Made:
     own = engine(str(s.engine))
     fitted = ("decode_factor", "prefill_launch", "pass_wait", "stall")
     return replace(made, engine=replace(own, **{n: getattr(change, n) for n in fitted}))
-
-
-def _most(made: Made, s: Scenario, row: Row) -> float:
-    """Sequences that a replica surely cannot exceed at their mean length (half of the output).
-
-    What a campaign set its memory to is not in its rows, so the most that could be: 95 % of the
-    device, a cache in 8 bits, and nothing kept beside weights and cache but the device's context.
-    """
-    mean = Traffic(int(row.isl), max(int(row.osl / 2), 1), 1)
-    roomy = replace(made.engine, memory_share=0.95, workspace=0.0, communication=0.0,
-                    fragmentation=0.0)  # fmt: skip
-    small = replace(made.formats, kv=Storage.of("fp8_e4m3"))
-    wide = replace(made, engine=roomy, formats=small)
-    return max(float(largest_batch(wide, replace(s, traffic=mean))), 1.0)

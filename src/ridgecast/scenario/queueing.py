@@ -70,7 +70,7 @@ class Load:
     running: F64
     osl: F64
     groups: int = 1
-    rounds: float = 10.0
+    rounds: float | F64 = 10.0
 
 
 def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
