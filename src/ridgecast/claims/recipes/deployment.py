@@ -144,8 +144,8 @@ def polca() -> list[Found]:
             s = case(model, "a100_sxm", isl, osl, devices=8)
             batch = np.array([1.0, 8.0, 32.0])
             p = phases_of(s.made(), s, Points.of(batch, isl, osl))[0]
-            watts = [np.minimum(x["energy"] / x["time"], 3200.0) for x in (p.decode, p.prefill)]
-            busy = batch * p.prefill["time"] / p.together
+            watts = [np.minimum(x["energy"] / x["time"], 3200.0) for x in (p.decode, p.packed)]
+            busy = batch * p.packed["time"] * p.rounds / p.together
             share = busy / (busy + osl * p.decode["time"])
             mean = (1.0 - share) * watts[0] + share * watts[1]
             apart = np.sqrt(share * (1.0 - share)) * np.abs(watts[1] - watts[0])

@@ -48,8 +48,9 @@ def _sides(model: str, trace: str) -> dict[str, _Side]:
     step, first = float(idle.decode["time"][0]), float(idle.prefill["time"][0])
     out = {}
     for name, (batch, p) in phases.items():
-        decode, mixed = p.decode["time"], p.mixed["time"]
-        own = float(p.prefill["time"][0] / p.together[0])
+        decode = p.decode["time"]
+        mixed = decode + (p.mixed["time"] - decode) / p.together  # with one prompt
+        own = float(p.prefill["time"][0])
         # mean wait of M/D/1 before a prompt of length `own`: busy / (2 (1 - busy))
         slack = max(2.0 * (_FIRST * first / own - 1.0), 0.0)
         busy = slack / (1.0 + slack)
@@ -107,13 +108,13 @@ def splitwise() -> list[Found]:
 
 # Nexus --------------------------------------------------------------------------------------
 
-_LOADS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.98])  # of what the engine with chunks carries
+_LOADS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])  # of what the engine carries
 
 
-def _waits(rate: F64, service: F64, own: F64) -> F64:
-    """Seconds to a first token: M/D/1 before prompts that hold the device for `service` each."""
-    busy = np.minimum(rate * service, 0.999)
-    return own + busy / (2.0 * (1.0 - busy)) * service
+def _waits(rate: F64, most: float, own: float) -> F64:
+    """Seconds to a first token: M/D/1 before a device that ends `most` requests/s, then `own`."""
+    busy = np.minimum(rate / most, 0.999)
+    return own + busy / (2.0 * (1.0 - busy)) / most
 
 
 def _split_against(engine: str, model: str, on: str, isl: int, osl: int) -> dict[str, F64]:
@@ -130,11 +131,12 @@ def _split_against(engine: str, model: str, on: str, isl: int, osl: int) -> dict
     at = Points.of(batch, isl, osl)
     before, after = solve_points(plain, at), solve_points(split, at)
     p = phases_of(plain.made(), plain, at)[0]
-    chunk = (p.mixed["time"] if engine == "vllm" else p.prefill["time"]) * p.rounds / p.together
-    alone = p.prefill["time"] * p.rounds / p.together / share
-    longest = p.mixed["time"] if engine == "vllm" else p.prefill["time"] + p.decode["time"]
-    rate = _LOADS / chunk[-1]
-    first = _waits(rate, chunk[-1], chunk[-1]) / _waits(rate, alone[-1], alone[-1])
+    longest = p.decode["time"] + (p.mixed["time"] - p.decode["time"]) / p.together
+    alone = float(p.prefill["time"][-1] * p.rounds[-1])
+    held = alone + float(p.decode["time"][-1])
+    top = [float(x["output_tokens_per_s"].max()) / osl for x in (before, after)]
+    rate = _LOADS * top[0]
+    first = _waits(rate, top[0], held) / _waits(rate, top[1], alone / share)
     return {
         "throughput": after["output_tokens_per_s"] / before["output_tokens_per_s"],
         "first": first,
@@ -159,8 +161,8 @@ def nexus() -> list[Found]:
     where = "; ".join(names) + "; batch 2 to the most that fit"
     return [
         Finding(0, span(gain), at=reached(gain, 2.2, at), range=where),
-        Finding(1, span(first), at=reached(first, 20.0, loads), range="prompts arrive at random, "
-                "at 50 to 98 % of what chunks carry"),
+        Finding(1, span(first), at=reached(first, 20.0, loads), range="requests arrive at random, at "
+                "50 to 99 % of what the engine carries"),
         Finding(2, span(between), at="means, and steps that carry a prompt against steps that do "
                 "not", range=where),
         Finding(3, span(other), at=reached(other, 2.0, at), range=where),
