@@ -294,6 +294,41 @@ def test_shipped_models_know_latent_attention_and_say_what_they_do_not():
             assert rc.predict(rc.Attention(**decode | change), on=name).basis == "transferred"
 
 
+def all_reduces(name, sizes, devices, collection=""):
+    rows = len(sizes)
+    words = {"op": "collective", "kind": "all_reduce", "hardware": name, "collection": collection}
+    return rc.predict_table({
+        **{k: np.full(rows, v, object) for k, v in words.items()}, "bytes": np.array(sizes, float),
+        "gpus": np.full(rows, devices), "gpus_per_node": np.full(rows, devices),
+    })  # fmt: skip
+
+
+def test_engines_own_all_reduces_are_shipped_and_chosen_by_word():
+    bundle = open_bundle()
+    for name in ("h100_sxm", "h200_sxm", "b200_sxm", "b300_sxm", "gb200", "gb300"):
+        for engine in ("trtllm", "sglang", "vllm"):
+            own = bundle.collection_of("collective", name, engine)
+            assert own.startswith(f"aiconfigurator/{engine}-") and not own.endswith("eager")
+            for devices in (2, 4, 8):
+                t = all_reduces(name, [16384, 1 << 28], devices, own)["time_s"]
+                bus = 2 * (devices - 1) / devices * (1 << 28) / t[1]
+                assert 2e-6 < t[0] < 35e-6 and 100e9 < bus < 900e9  # NVLink: 450, 900 a direction
+    assert bundle.collection_of("collective", "gb200", "nobody") == ""
+    assert bundle.collection_of("collective", "gb200", "") == ""
+
+
+def test_a_gb200_takes_wide_all_reduces_from_a_gb300():
+    own = open_bundle().collection_of("collective", "gb200", "trtllm")
+    p = all_reduces("gb200", [1 << 19], 16, own)
+    q = all_reduces("gb300", [1 << 19], 16, "trtllm")
+    assert (p["basis"][0], q["basis"][0]) == ("transferred", "learned") and "gb300" in p["reason"][
+        0
+    ]
+    assert q["time_s"][0] == pytest.approx(7.1e-6, rel=0.1)  # its table
+    assert p["time_s"][0] == pytest.approx(q["time_s"][0], rel=0.1)
+    assert "vllm" in all_reduces("gb200", [1 << 19], 4)["reason"][0]  # none asked: before NCCL
+
+
 # ----------------------------------------------------------------------------------- literature
 
 

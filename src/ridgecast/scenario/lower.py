@@ -26,6 +26,7 @@ from ..models.network import Amount, Call
 from ..ops import op_class
 from ..ops.base import Work
 from ..predict import predict_table
+from ..predict.bundle import Bundle, open_bundle
 from ..techniques.treatment import Storage, Treatment
 from .formats import Formats
 
@@ -102,7 +103,7 @@ class Case:
     """Calls of a pass with what they run on and how.
 
     `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
-    measured collection to use by op.
+    measured collection to use by op; `engine` is whose own all-reduce runs, where it was measured.
     """
 
     calls: Sequence[Call]
@@ -111,6 +112,7 @@ class Case:
     treatment: Treatment = field(default_factory=Treatment)
     skew: tuple[str, float] = ("balanced", 1.0)
     collections: Mapping[str, str] = field(default_factory=dict[str, str])
+    engine: str = ""
 
 
 def time_calls(case: Case, *, model: str | Path | None = None, level: float = 0.9) -> Timed:
@@ -128,7 +130,8 @@ def time_cases(
 
     Raises NoDataError for a call that nothing can answer.
     """
-    lowered = [_lowered(case) for case in cases]
+    bundle = open_bundle(model)
+    lowered = [_lowered(case, bundle) for case in cases]
     table = _joined([_table(low) for low in lowered])
     devices = {case.hardware.name: case.hardware for case in cases}
     found = predict_table(table, model=model, level=level, hardware=devices)
@@ -148,11 +151,21 @@ class _Lowered:
     points: int
 
 
-def _lowered(case: Case) -> _Lowered:
+def _lowered(case: Case, bundle: Bundle) -> _Lowered:
     calls = [c for c in case.calls if np.any(np.asarray(c.count) > 0)]
     calls += _quantised(calls, case)
     rows = [_row(call, case) for call in calls]
+    for row in rows:
+        row.words.setdefault("collection", _collection(row, case, bundle))
     return _Lowered(case, calls, rows, _points(calls, rows))
+
+
+def _collection(row: _Row, case: Case, bundle: Bundle) -> str:
+    """Measured collection that a row is answered from: what was asked for, or the engine's own."""
+    asked = case.collections.get(row.op, "")
+    if asked or row.op != "collective" or row.words["kind"] != "all_reduce":
+        return asked
+    return bundle.collection_of(row.op, case.hardware.base_name, case.engine)
 
 
 def _quantised(calls: Sequence[Call], case: Case) -> list[Call]:
@@ -246,9 +259,6 @@ def _table(low: _Lowered) -> dict[str, Any]:
         for i, row in enumerate(rows):
             column[i] = row.fields.get(name, np.nan)
         out[name] = column.ravel()
-    if case.collections:
-        chosen = [case.collections.get(r.op, "") for r in rows]
-        out["collection"] = np.repeat(np.array(chosen, dtype=object), points)
     return out
 
 

@@ -117,7 +117,8 @@ def _case(job: Job) -> Case:
     calls = [_exchanged(_elsewhere(c, job.treatment), job.treatment) for c in calls]
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
-    return Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
+    made = Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
+    return replace(made, engine=job.machine.engine.name)
 
 
 def _projected_again(job: Job) -> list[Call]:
@@ -289,7 +290,8 @@ def _launches(timed: Timed) -> F64:
 
 def _host_time(engine: Engine, t: Treatment, launches: F64, network: Network) -> F64:
     """Host time that no device work hides, a pass."""
-    layers = float(getattr(network, "layers", 0.0) or 0.0)
+    named = getattr(network, "layers", 0.0)  # convolutional networks list theirs
+    layers = float(named) if isinstance(named, int | float) else 0.0
     fixed = engine.pass_host + engine.layer_host * layers
     return np.full(launches.shape, fixed * t.host_overhead)
 
