@@ -38,6 +38,7 @@ RECIPES: dict[str, str] = {
     "energonai": "deployment:energonai",
     "mi325x-llm-study": "deployment:mi325x",
     "polca": "deployment:polca",
+    "swiftdiffusion": "diffusion:swiftdiffusion",
     "any-size-diffusion": "diffusion:any_size_diffusion",
     "asgdiffusion": "diffusion:asgdiffusion",
     "code-collaborative-decoding": "diffusion:code",
@@ -76,6 +77,9 @@ RECIPES: dict[str, str] = {
     "pim-gpt": "hardware:pim_gpt",
     "sn40l-coe": "hardware:sn40l",
     "waferllm": "hardware:waferllm",
+    "multigrid-video-training": "images:multigrid",
+    "tempme": "images:tempme",
+    "dynamicvis": "images:dynamicvis",
     "skt-crowd-counting": "images:skt",
     "vggt-x": "images:vggt_x",
     "vision-mamba": "images:vision_mamba",
@@ -171,4 +175,5 @@ RECIPES: dict[str, str] = {
     "llava-mini": "vision_language:llava_mini",
     "matvlm": "vision_language:matvlm",
     "zipvl": "vision_language:zipvl",
+    "flover": "decoding:flover",
 }
