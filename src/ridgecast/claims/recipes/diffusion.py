@@ -7,12 +7,15 @@ engine stands for diffusers; "graph" replays launches, as compiled engines do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import cast
 
 from ...models.diffusion import read
 from ...models.image import Canvas
+from ...models.image_pieces import Piece
 from ...models.network import Layout
 from ...models.pipeline import Pipeline
+from ...models.unet import UNet
 from ...scenario import Generated, Generation, generate_all
 from ...techniques import Treatment
 from ..verdict import Finding, Found, NotModelled, Property
@@ -20,7 +23,8 @@ from .generators import applied, only, pipeline, times_of
 from .kit import reached, span
 
 __all__ = ["any_size_diffusion", "asgdiffusion", "code", "hierarchicalprune", "instaflow", "koala",
-           "olss", "rectified_flow", "rectified_flow_pp", "scalekv", "slam", "vq4dit"]  # fmt: skip
+           "olss", "rectified_flow", "rectified_flow_pp", "scalekv", "slam", "swiftdiffusion",
+           "vq4dit"]  # fmt: skip
 
 
 def instaflow() -> list[Found]:
@@ -308,4 +312,44 @@ def asgdiffusion() -> list[Found]:
                  f"{plain[0].time / plain[2].time:.2f} on 4"),
         Property("a device holds its rows only", memory[2] < 0.5 * memory[0],
                  f"{memory[0] / 1e9:.2f} GB of activations on one, {memory[2] / 1e9:.2f} on four"),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Control(UNet):
+    """Copy of a U-Net's encoder and middle (Zhang et al. 2023, arXiv:2302.05543)."""
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """List the layers before the way up, whose inputs are wider by the skips."""
+        found = tuple(self._walk())
+        up = next(i for i, p in enumerate(found)
+                  if p.part == "resnet" and p.out > max(self.widths))  # fmt: skip
+        return found[:up]
+
+
+def swiftdiffusion() -> list[Found]:
+    """SDXL with one to three ControlNets: one after the other, or beside the encoder elsewhere.
+
+    Up to two low-rank adapters of 0.2 to 0.8 GB are read from storage first (7 GB/s and 1 GB/s),
+    or while early steps run. Beside the base network on other devices a ControlNet costs no time,
+    since it is no longer than the encoder.
+    """
+    pipe = pipeline("sdxl")
+    unet = cast("UNet", pipe.stage("denoiser").network)
+    values = {f.name: getattr(unet, f.name) for f in fields(unet)}
+    control = _Control(**values)
+    gains, places = [], []
+    for on in ("h800_sxm", "a100_sxm"):
+        base, side = generate_all([
+            Generation(p, on, dtype="fp16") for p in (pipe, only(pipe, control))
+        ])  # fmt: skip
+        for nets in (1, 2, 3):
+            for count, size, speed in ((0, 0.0, 1.0), (1, 0.2e9, 7e9), (2, 0.8e9, 1e9)):
+                serial = base.time + nets * side.time + count * size / speed
+                gains.append(serial / base.time)
+                places.append(f"{nets} ControlNets, {count} adapters, {on}")
+    return [
+        Finding(0, span(gains), at=reached(gains, 5.0, places), range="1 to 3 ControlNets, 0 to 2 "
+                "adapters, H800 and A100", note="fused operators and slower stores are not in it"),
+        NotModelled(1, "a fleet's reuse of ControlNets, which depends on its requests"),
     ]  # fmt: skip
