@@ -161,7 +161,7 @@ def nexus() -> list[Found]:
     where = "; ".join(names) + "; batch 2 to the most that fit"
     return [
         Finding(0, span(gain), at=reached(gain, 2.2, at), range=where),
-        Finding(1, span(first), at=reached(first, 20.0, loads), range="requests arrive at random, at "
+        Finding(1, span(first), at=reached(first, 20.0, loads), range="random arrivals, at "
                 "50 to 99 % of what the engine carries"),
         Finding(2, span(between), at="means, and steps that carry a prompt against steps that do "
                 "not", range=where),
