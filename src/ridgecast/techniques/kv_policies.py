@@ -67,6 +67,12 @@ def _gemfilter(t: Treatment, v: Mapping[str, float]) -> Treatment:
     return replace(_kept(t, keep=v["kept"], peak=v["layers"]), reduction=less)
 
 
+def _fewer(t: Treatment, v: Mapping[str, float]) -> Treatment:
+    """Drop tokens of the prompt for good, after a share of the layers (0: before the first)."""
+    less = replace(t.reduction, prompt=v["kept"], prompt_after=v["layers"])
+    return replace(_kept(t, keep=v["kept"]), reduction=less)
+
+
 def _minference(t: Treatment, v: Mapping[str, float]) -> Treatment:
     """Compute only the score blocks that an index estimated on the fly names."""
     return replace(t, reduction=replace(t.reduction, prefill_density=v["density"]))
@@ -210,6 +216,34 @@ TECHNIQUES: dict[str, Technique] = {
             {
                 "layers": Parameter(13 / 32, 0, 1, "share of the layers that see the whole prompt"),
                 "kept": Parameter(0.01, 1e-4, 1, "share of the prompt's tokens that is chosen"),
+            },
+        ),
+        Technique(
+            "hired",
+            "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution "
+            "Vision-Language Models in Resource-Constrained Environments",
+            "image tokens are cut to a budget before the language model",
+            "HiRED, title as given",
+            _fewer,
+            ("kv.keep", "reduction.prompt"),
+            {
+                "kept": Parameter(0.21, 0.01, 1, "share of the prompt's tokens that stays, text "
+                                  "included"),
+                "layers": Parameter(0, 0, 1, "share of the layers that see all tokens"),
+            },
+        ),
+        Technique(
+            "dynamic-llava",
+            "Dynamic-LLaVA: Efficient Multimodal Large Language Models via Dynamic Vision-language "
+            "Context Sparsification",
+            "image tokens are dropped after two layers, a share of the cache with them",
+            "Dynamic-LLaVA, title as given",
+            _fewer,
+            ("kv.keep", "reduction.prompt"),
+            {
+                "kept": Parameter(0.25, 0.01, 1, "share of the prompt's tokens that stays, text "
+                                  "included"),
+                "layers": Parameter(2 / 32, 0, 1, "share of the layers that see all tokens"),
             },
         ),
         Technique(

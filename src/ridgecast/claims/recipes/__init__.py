@@ -156,6 +156,9 @@ RECIPES: dict[str, str] = {
     "easyspec": "speculation:easyspec",
     "graft": "speculation:graft",
     "parallel-prompt-decoding": "speculation:parallel_prompt",
+    "blockgaussian": "scenes:block_gaussian",
+    "lod-of-gaussians": "scenes:lod_of_gaussians",
+    "wysiwyg-gan": "scenes:wysiwyg_gan",
     "streamdiffusion": "streams:streamdiffusion",
     "dynamicscaler": "video:dynamicscaler",
     "forcing-kv": "video:forcing_kv",
@@ -176,4 +179,5 @@ RECIPES: dict[str, str] = {
     "matvlm": "vision_language:matvlm",
     "zipvl": "vision_language:zipvl",
     "flover": "decoding:flover",
+    "hired": "vision_language:hired",
 }
