@@ -175,3 +175,20 @@ def test_techniques_of_generators():
     assert gone == pytest.approx(11.9e9 * (2 - 0.8 * 4.25 / 8), rel=0.02)
     with pytest.raises(InfeasibleError, match="exclude"):
         apply_all([(technique("instaflow"), {}), (technique("few-steps"), {})])
+
+
+def test_networks_of_recipes_have_their_published_sizes():
+    from dataclasses import fields
+
+    from ridgecast.claims.recipes.diffusion import _Control, _large, koala
+    from ridgecast.models.unet import UNet
+
+    # KOALA: 1161 and 782 M of SDXL's 2567 M; ControlNets: 361 M and 1251 M with their small
+    # input network and zero convolutions, which are not among these; SD 3.5 Large: 8.1 G
+    cuts = [f.recomputed for f in koala()[:2]]
+    assert cuts == pytest.approx([100 * (1 - 1161 / 2567.5), 100 * (1 - 782.8 / 2567.5)], abs=0.05)
+    for name, published in (("sd-1.5-unet", 361e6), ("sdxl-unet", 1251e6)):
+        unet = get(name)
+        control = _Control(**{f.name: getattr(unet, f.name) for f in fields(UNet)})
+        assert 0.95 * published < control.parameters < published
+    assert _large().stage("denoiser").network.parameters == pytest.approx(8.06e9, rel=0.01)
