@@ -38,7 +38,8 @@ class Step:
     `compute` forward, backward and recomputation on one device; `exchange` of gradients and
     weights between replicas; `bubble` of pipeline stages; `optimiser`; `waiting` for transfers to
     and from the host that compute does not hide. `flops` are those of the model on all devices:
-    forward and backward, nothing that is recomputed. `tokens` of all devices.
+    forward and backward, nothing that is recomputed; `executed` counts that too. `tokens` of all
+    devices.
     """
 
     compute: float
@@ -47,6 +48,7 @@ class Step:
     optimiser: float
     waiting: float
     flops: float
+    executed: float
     tokens: float
     devices: int
     parts: dict[str, float] = field(default_factory=dict)
@@ -94,7 +96,8 @@ def step_time(
     tokens = plan.batch * plan.length * micro * plan.data
     parts = {k: float(v[0]) for k, v in run.timed.by_part().items()}
     return Step(compute, exchange + extra, bubble, optimiser, waiting,
-                flops * micro * plan.data, tokens, devices, parts)  # fmt: skip
+                flops * micro * plan.data, flops * micro * plan.data * (1.0 + again / 3.0),
+                tokens, devices, parts)  # fmt: skip
 
 
 def _forward(network: Network, hw: Hardware, plan: Plan, t: Treatment) -> Pass:

@@ -372,6 +372,6 @@ def lsh_moe() -> list[Found]:
 
 
 def _training_jobs(experts: int, names: Sequence[str], network: float, picks: int) -> list[Job]:
-    """Passes over 16 sequences of 512 tokens a device."""
+    """Make passes over 16 sequences of 512 tokens a device."""
     jobs = _moe_jobs(experts, 1, names, 8, network, picks)
     return [replace(job, groups=[Tokens(16.0 * experts, 512.0, 512.0, 512.0)]) for job in jobs]
