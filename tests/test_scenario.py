@@ -1,4 +1,4 @@
-"""Models on machines under traffic: memory by hand, published cases that fit, what techniques do."""
+"""Models on machines under traffic: memory by hand, published cases, what techniques do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ FITS = [
 
 
 @pytest.mark.parametrize("model,on,n,dtype,technique,batch,length,expected", FITS)
-def test_published_cases_fit_or_not(model, on, n, dtype, technique, batch, length, expected):
+def test_published_cases_fit_or_not(  # noqa: PLR0917 - a row of the table above
+    model, on, n, dtype, technique, batch, length, expected
+):
     s = Scenario(model, on, n, traffic=Traffic(max(length - 128, 1), 128, batch), dtype=dtype,
                  engine="hf", techniques=technique, layout=Layout(tp=n))  # fmt: skip
     made = s.made()

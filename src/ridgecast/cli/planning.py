@@ -55,6 +55,9 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     engine: Annotated[str, typer.Option(help="Where the search runs: local or ray.")] = "local",
     out: Annotated[Path | None, typer.Option(help="Folder that keeps parts: resumes.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes of the search.")] = None,
+    mix: Annotated[
+        str, typer.Option(help="Kinds of requests isl:osl:rate,...: a fleet of unlike replicas.")
+    ] = "",
     json: o.Json = False,
 ) -> None:
     """Find the cheapest service of a model that keeps its limits, and why others fail."""
@@ -71,6 +74,8 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
         _sizes("dp", dp), _sizes("ep", ep), batches, disaggregate, _prices(price or []),
     )  # fmt: skip
     limits = Limits(ttft, tpot, e2e, power, cost, devices, strict)
+    if mix:
+        return _fleet(model, space, mix, limits, objective, json)
     found = plan_serving(
         model, space, Traffic(isl, osl, request_rate=request_rate), limits, objective=objective,
         engine=engine, out=str(out) if out else None, workers=workers,
@@ -85,6 +90,32 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
         _show(best, front, found.rejected, found.searched)
     if best is None:
         raise InfeasibleError(_why(found.rejected))
+    return None
+
+
+def _fleet(model: str, space: Any, mix: str, limits: Any, objective: str, json: bool) -> None:
+    from ..search.fleet_plan import parse_mix, plan_mix
+    from .render import print_rows, print_text
+
+    found = plan_mix(model, space, parse_mix(mix), limits, objective=objective)
+    if json:
+        return write_json(found)
+    rows = [
+        {"replica": name, "count": count, "busy_share": found.fleet.busy.get(name)}
+        for name, count in found.fleet.counts.items() if count
+    ]  # fmt: skip
+    print_rows(rows, title=f"fleet: {found.fleet.cost:.4g} USD/h, {found.fleet.power:.4g} W")
+    print_rows([{"requests": b, **{n: v for n, v in by.items() if v > 0}}
+                for b, by in found.fleet.assignment.items()], title="requests/s")  # fmt: skip
+    print_rows(
+        [
+            {"all of one kind": n, "USD/h": c}
+            for n, c in sorted(
+                found.alone.items(), key=lambda p: p[1] if p[1] is not None else float("inf")
+            )[:6]
+        ]
+    )
+    return print_text(f"no fleet of these replicas can cost less than {found.fleet.bound:.4g}")
 
 
 def _why(rejected: Sequence[dict[str, Any]]) -> str:

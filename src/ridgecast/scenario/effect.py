@@ -36,9 +36,9 @@ def effect_of(technique: Technique | str, case: Scenario = DEFAULT) -> list[dict
             ]
             for field in _ROWS if not at else ("output_tokens_per_s_per_gpu",):
                 one, two = (getattr(a, field) for a in both)
-                known = one is not None and two is not None and one
+                ratio = two / one if one and two is not None else None
                 rows.append({"quantity": _NAMES.get(field, field) + at, "without": one,
-                             "with": two, "ratio": two / one if known else None})  # fmt: skip
+                             "with": two, "ratio": ratio})  # fmt: skip
     except RidgecastError as error:
         return [{"quantity": "none", "reason": f"not for this case: {error}"}]
     return rows

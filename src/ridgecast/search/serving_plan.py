@@ -36,6 +36,10 @@ _NUMBERS = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "power_w", "memo
 # busy / (2 (1 - busy)) of a prefill (M/D/1, Pollaczek-Khinchine), and for its own
 _BUSY = 0.8
 _WAIT = 1.0 + _BUSY / (2.0 * (1.0 - _BUSY))
+# column of a plan -> array of the solver
+_SOLVED = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e", "power_w": "power",
+           "output_tokens_per_s": "output_tokens_per_s", "tpot_high_s": "tpot_high",
+           "ttft_high_s": "ttft_high"}  # fmt: skip
 _CASES = 48  # layouts that one table of predictions holds
 
 
@@ -255,9 +259,7 @@ def _fill(out: Table, table: Table, part: Sequence[tuple[Any, Scenario, Made, Po
     for (rows, scenario, made, at), found in zip(part, solved, strict=True):
         x = np.log(table["batch"][rows].astype(np.float64))
         nodes = np.log(at.batch)
-        for ours, theirs in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2e_s", "e2e"),
-                             ("output_tokens_per_s", "output_tokens_per_s"), ("power_w", "power"),
-                             ("tpot_high_s", "tpot_high"), ("ttft_high_s", "ttft_high")):  # fmt: skip
+        for ours, theirs in _SOLVED.items():
             values = np.log(np.maximum(found[theirs], 1e-300))
             out[ours][rows] = np.exp(np.interp(x, nodes, values))
         low, high = (memory_at(made, scenario, int(b)).total for b in (at.batch[0], at.batch[-1]))

@@ -1,0 +1,115 @@
+"""Plans: the answer keeps its limits, the cheapest is the cheapest, failures say why."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ridgecast.errors import InfeasibleError, SpecError
+from ridgecast.scenario import Points, Scenario, Traffic, solve_points
+from ridgecast.search.serving_plan import Limits, Space, evaluate_table, plan_serving
+
+MODEL = "llama-3.1-8b"
+SPACE = Space(("h100_sxm", "l40s"), dtypes=("bf16", "fp8"), tp=(1, 2), pp=(1,), batches=12,
+              prices={"h100_sxm": 2.5, "l40s": 0.9})  # fmt: skip
+TRAFFIC = Traffic(1024, 256, request_rate=20.0)
+
+
+def test_the_best_keeps_the_limits_and_none_kept_is_cheaper():
+    limits = Limits(ttft=0.5, tpot=0.02, devices=16)
+    plan = plan_serving(MODEL, SPACE, TRAFFIC, limits)
+    best = plan.row(plan.best)
+    assert best["ttft_s"] <= 0.5 and best["tpot_s"] <= 0.02 and best["devices"] <= 16
+    carried = best["replicas"] * best["output_tokens_per_s"] / TRAFFIC.osl
+    assert carried >= TRAFFIC.request_rate
+    kept = plan.kept
+    assert best["cost_usd_per_h"] == plan.table["cost_usd_per_h"][kept].min()
+    # brute force over the same table
+    t = plan.table
+    ok = (t["ttft_s"] <= 0.5) & (t["tpot_s"] <= 0.02) & (t["devices"] <= 16)
+    assert (kept == ok).all()
+
+
+def test_interpolated_batches_are_near_solved_ones():
+    plan = plan_serving(MODEL, SPACE, Traffic(1024, 256))
+    t = plan.table
+    rows = np.flatnonzero((t["hardware"] == "h100_sxm") & (t["dtype"] == "bf16") & (t["tp"] == 1))
+    s = Scenario(MODEL, "h100_sxm", 1, traffic=Traffic(1024, 256), dtype="bf16")
+    exact = solve_points(s, Points.of(t["batch"][rows], 1024, 256))
+    assert np.abs(t["tpot_s"][rows] / exact["tpot"] - 1.0).max() < 0.06
+
+
+def test_every_rejected_option_says_why():
+    plan = plan_serving("llama-3.1-70b", SPACE, TRAFFIC, Limits(tpot=0.004))
+    assert plan.best is None and len(plan.front) == 0
+    assert plan.rejected and all(r["reason"] for r in plan.rejected)
+    assert any("does not fit" in r["reason"] for r in plan.rejected)
+    assert any("tpot" in r["reason"] for r in plan.rejected)
+
+
+def test_no_option_can_be():
+    with pytest.raises(InfeasibleError, match="no option can be"):
+        plan_serving("llama-3.1-405b", Space(("l40s",), tp=(1,), pp=(1,)), TRAFFIC)
+    with pytest.raises(SpecError, match="objective"):
+        plan_serving(MODEL, SPACE, TRAFFIC, objective="beauty")
+
+
+def test_a_bad_option_does_not_stop_the_others():
+    table = {
+        "hardware": np.array(["h100_sxm", "t4"], object), "engine": np.array(["vllm"] * 2, object),
+        "dtype": np.array(["bf16", "nvfp4"], object), "kv_dtype": np.array([""] * 2, object),
+        "technique": np.array([""] * 2, object), "batch": np.array([4.0, 4.0]),
+        **{n: np.array([1, 1]) for n in ("tp", "pp", "dp", "ep")},
+    }  # fmt: skip
+    out = evaluate_table(table, model=MODEL, isl=256, osl=64)
+    assert out["status"].tolist() == ["ok", "no_answer"] and "nvfp4" in out["reason"][1]
+
+
+def test_disaggregated_services_are_balanced_and_counted():
+    space = Space(("h100_sxm",), tp=(1,), pp=(1,), batches=8, disaggregate=True)
+    plan = plan_serving(MODEL, space, Traffic(4096, 128, request_rate=30.0), Limits(devices=32))
+    t = plan.table
+    pairs = np.array([bool(r) for r in t["reason"]]) & (t["status"] == "ok")
+    assert pairs.any() and (t["devices_each"][pairs] >= 2).all()
+    alone = ~pairs
+    # decode never stops for a prompt: at equal batches it is at least as fast
+    assert t["tpot_s"][pairs].min() <= t["tpot_s"][alone].min() * 1.001
+
+
+def test_a_plan_in_processes_resumes_and_equals_the_plain_one(tmp_path):
+    plain = plan_serving(MODEL, SPACE, TRAFFIC)
+    first = plan_serving(MODEL, SPACE, TRAFFIC, workers=2, out=str(tmp_path))
+    parts = sorted(p.name for p in tmp_path.iterdir())
+    again = plan_serving(MODEL, SPACE, TRAFFIC, workers=2, out=str(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == parts
+    for found in (first, again):
+        np.testing.assert_allclose(found.table["tpot_s"], plain.table["tpot_s"], rtol=1e-9)
+
+
+def test_plan_on_the_command_line():
+    from ridgecast.cli.app import app
+
+    words = ["plan", "serve", MODEL, "--on", "h100_sxm", "--isl", "512", "--osl", "64", "--tp", "1",
+             "--pp", "1", "--batches", "6"]  # fmt: skip
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["best"]["hardware"] == "h100_sxm" and found["searched"] >= 6
+    assert CliRunner().invoke(app, [*words, "--tpot", "1e-6"]).exit_code == 3
+    assert CliRunner().invoke(app, [*words, "--tp", "x"]).exit_code == 2
+
+
+def test_a_mix_is_served_by_no_more_than_the_best_single_kind():
+    from ridgecast.search.fleet_plan import Mix, parse_mix, plan_mix
+
+    mix = [Mix(512, 64, 30.0), Mix(8192, 256, 4.0)]
+    plan = plan_mix(MODEL, SPACE, mix, Limits(ttft=1.5, tpot=0.03))
+    known = [c for c in plan.alone.values() if c is not None]
+    assert plan.fleet.bound - 1e-6 <= plan.fleet.cost <= min(known) + 1e-9
+    for one in mix:
+        assert sum(plan.fleet.assignment[one.name].values()) == pytest.approx(one.rate)
+    with pytest.raises(SpecError, match="isl:osl"):
+        parse_mix("1024:256")
