@@ -192,3 +192,14 @@ def test_networks_of_recipes_have_their_published_sizes():
         control = _Control(**{f.name: getattr(unet, f.name) for f in fields(UNet)})
         assert 0.95 * published < control.parameters < published
     assert _large().stage("denoiser").network.parameters == pytest.approx(8.06e9, rel=0.01)
+
+
+def test_thin_networks_have_their_published_operations():
+    from ridgecast.claims.recipes.convnets import _efficient, _mobile
+
+    # EfficientViT-M5: 522 M; MobileNetV3-Large: 219 M multiply-adds, of which a tenth depthwise
+    macs = [
+        sum(w.flops.get("fp32", 0.0) for w in made(1, 4.0)) / 2 for made in (_efficient, _mobile)
+    ]
+    assert macs[0] == pytest.approx(522e6, rel=0.02)
+    assert 0.85 * 219e6 < macs[1] < 219e6

@@ -30,6 +30,7 @@ RECIPES: dict[str, str] = {
     "mikv": "cache_bits:mikv",
     "xquant": "cache_bits:xquant",
     "zipcache": "cache_bits:zipcache",
+    "efficientvit-msra": "convnets:efficientvit",
     "vovnet": "convnets:vovnet",
     "convbn-tune-mode": "convolution:convbn_tune_mode",
     "fast-model-scaling": "convolution:fast_model_scaling",

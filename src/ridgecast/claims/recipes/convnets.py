@@ -8,7 +8,7 @@ from ...ops.base import Work
 from ..verdict import Finding, Found, NotModelled
 from .kit import device, reached, span, time_of, work_of
 
-__all__ = ["vovnet"]
+__all__ = ["efficientvit", "vovnet"]
 
 _ON = "gtx_1080_ti"
 
@@ -104,4 +104,116 @@ def vovnet() -> list[Found]:
         Finding(0, span(gains), at=reached(gains, 2.0, places), range="two VoVNets, three "
                 "DenseNets, batch 1 and 8, time an operation"),
         NotModelled(1, "power of convolutions in fp32 on this chip was not measured"),
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ thin networks, large batches
+
+# Kernel, expansion, output, squeeze, stride (Howard et al. 2019, arXiv:1905.02244, table 1)
+_MOBILE = ((3, 16, 16, 0, 1), (3, 64, 24, 0, 2), (3, 72, 24, 0, 1), (5, 72, 40, 1, 2),
+           (5, 120, 40, 1, 1), (5, 120, 40, 1, 1), (3, 240, 80, 0, 2), (3, 200, 80, 0, 1),
+           (3, 184, 80, 0, 1), (3, 184, 80, 0, 1), (3, 480, 112, 1, 1), (3, 672, 112, 1, 1),
+           (5, 672, 160, 1, 2), (5, 960, 160, 1, 1), (5, 960, 160, 1, 1))  # fmt: skip
+
+
+def _product(rows: float, inner: int, out: int, size: float) -> Work:
+    """1 x 1 convolution, its activation in a pass of its own."""
+    moved = size * rows * out
+    unit = "fp16" if size == 2.0 else "fp32"
+    return Work({unit: 2.0 * rows * inner * out, "vector": rows * out},
+                size * (rows * inner + inner * out) + moved, 2.0 * moved)  # fmt: skip
+
+
+def _depthwise(rows: float, channels: int, kernel: int, stride: int, size: float) -> Work:
+    """Convolution of single channels on the lanes, and its activation."""
+    cells = rows * channels
+    return Work({"vector": (2.0 * kernel**2 + 1.0) * cells}, size * cells * (stride**2 + 1.0),
+                size * 2.0 * cells)  # fmt: skip
+
+
+def _mobile(batch: int, size: float) -> list[Work]:
+    """MobileNetV3-Large at 224 pixels."""
+    side, now = 112, 16
+    found = [_product(batch * side**2, 27, 16, size)]
+    for kernel, wide, out, squeeze, stride in _MOBILE:
+        if wide != now:
+            found.append(_product(batch * side**2, now, wide, size))
+        side //= stride
+        rows = float(batch * side**2)
+        found.append(_depthwise(rows, wide, kernel, stride, size))
+        if squeeze:  # a mean and a product over the picture
+            found.append(Work({"vector": 2.0 * rows * wide}, 2.0 * size * rows * wide,
+                              size * rows * wide))  # fmt: skip
+        found.append(_product(rows, wide, out, size))
+        if stride == 1 and out == now:
+            found.append(Work({"vector": rows * out}, 2.0 * size * rows * out, size * rows * out))
+        now = out
+    return [*found, _product(batch * 49.0, 160, 960, size), _product(batch, 960, 1280, size),
+            _product(batch, 1280, 1000, size)]  # fmt: skip
+
+
+def _efficient(batch: int, size: float) -> list[Work]:
+    """EfficientViT-M5 at 224 pixels (Liu et al. 2023, arXiv:2305.07027, table 1 and figure 3)."""
+    found, side, now = [], 112, 3
+    for out in (24, 48, 96, 192):  # 3 x 3 with stride 2
+        found.append(_product(float(batch * side**2), 9 * now, out, size))
+        side, now = side // 2, out
+    side *= 2  # the last of them leaves 14 x 14
+    for width, depth, heads in ((192, 1, 3), (288, 3, 3), (384, 4, 4)):
+        if width != now:
+            rows = float(batch * side**2)
+            wider = [_product(rows, now, 4 * now, size)]
+            side = -(-side // 2)
+            small = float(batch * side**2)
+            wider += [_depthwise(small, 4 * now, 3, 2, size), _product(small, 4 * now, width, size)]
+            found += [*_around(rows, now, size), *wider, *_around(small, width, size)]
+            now = width
+        for _ in range(depth):
+            found += _block(batch, side, width, heads, size)
+    return [*found, _product(batch, 384, 1000, size)]
+
+
+def _around(rows: float, width: int, size: float) -> list[Work]:
+    """Depthwise convolution and feed-forward of twice the width, each with a residual."""
+    add = Work({"vector": rows * width}, 2.0 * size * rows * width, size * rows * width)
+    return [_depthwise(rows, width, 3, 1, size), add, _product(rows, width, 2 * width, size),
+            _product(rows, 2 * width, width, size), add]  # fmt: skip
+
+
+def _block(batch: int, side: int, width: int, heads: int, size: float) -> list[Work]:
+    """Feed-forward, cascaded attention with queries and keys of 16, feed-forward."""
+    rows, tokens, each = float(batch * side**2), float(side**2), width // heads
+    found = _around(rows, width, size)
+    for _ in range(heads):  # one after the other: each adds the result of the one before
+        unit = "fp16" if size == 2.0 else "fp32"
+        scores = batch * tokens**2
+        found += [
+            _product(rows, each, 32 + each, size), _depthwise(rows, 16, 5, 1, size),
+            Work({unit: 2.0 * scores * 16, "vector": 5.0 * scores}, size * rows * 32,
+                 2.0 * size * scores),
+            Work({unit: 2.0 * scores * each}, size * (scores + rows * each), size * rows * each),
+            Work({"vector": rows * each}, 2.0 * size * rows * each, size * rows * each),
+        ]  # fmt: skip
+    return [*found, _product(rows, width, width, size), *_around(rows, width, size)]
+
+
+def efficientvit() -> list[Found]:
+    """EfficientViT-M5 against MobileNetV3-Large on a V100, 256 to 2048 pictures, 16 and 32 bits."""
+    hw, gains, places = device("v100_sxm"), [], []
+    for size, form in ((4.0, "fp32"), (2.0, "fp16")):
+        for batch in (256, 2048):
+            theirs, mine = (
+                sum(float(time_of(w, hw)) for w in made(batch, size))
+                for made in (_mobile, _efficient)
+            )
+            gains.append(100.0 * (theirs / mine - 1.0))
+            places.append(f"{form}, batch {batch}")
+    processor, other = "no Xeon in the catalogue", "MobileViT's graph is not described"
+    return [
+        Finding(0, span(gains), at=reached(gains, 40.4, places), range="batch 256 and 2048, fp32 "
+                "and fp16", note="operations of lanes and units are taken at full rate"),
+        NotModelled(1, processor),
+        NotModelled(2, other),
+        NotModelled(3, processor),
+        NotModelled(4, other),
     ]  # fmt: skip
