@@ -145,7 +145,7 @@ TECHNIQUES: dict[str, Technique] = {
             "soft-prune-int4",
             "KV Cache Quantization for Self-Forcing Video Generation: integer cache with pruning",
             "keys and values at 4 bits, of the tokens that stay; rebuilt in 16 bits a layer",
-            "figures: works listed in the ledger as kv-quant-self-forcing",
+            "the ledger's kv-quant-self-forcing",
             _integer_cache,
             ("kv.storage", "kv.keep"),
             {
@@ -160,7 +160,7 @@ TECHNIQUES: dict[str, Technique] = {
             "forcing-kv",
             "Forcing-KV: Hybrid KV Cache Compression for Efficient Autoregressive Video Diffusion",
             "static heads keep a window, the others drop segments that resemble each other",
-            "figures: works listed in the ledger as forcing-kv",
+            "the ledger's forcing-kv",
             _static_heads,
             ("kv.keep",),
             {
@@ -174,7 +174,7 @@ TECHNIQUES: dict[str, Technique] = {
             "scalekv",
             "Memory-Efficient Visual Autoregressive Modeling with Scale-Aware KV Cache Compression",
             "some layers keep a wide budget of tokens, the others a thin one",
-            "figures: works listed in the ledger as scalekv",
+            "the ledger's scalekv",
             _scales,
             ("kv.keep",),
             {
@@ -196,7 +196,7 @@ TECHNIQUES: dict[str, Technique] = {
             "hierarchicalprune",
             "HierarchicalPrune: Position-Aware Compression for Large-Scale Diffusion Models",
             "later blocks are removed, the others stored as 4-bit integers",
-            "figures: works listed in the ledger as hierarchicalprune",
+            "the ledger's hierarchicalprune",
             _depth,
             ("weights", "reduction.layers"),
             {
