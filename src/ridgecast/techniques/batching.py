@@ -54,6 +54,12 @@ def _streamed(t: Treatment, v: Mapping[str, float]) -> Treatment:
     return replace(t, placement=place)
 
 
+def _window(t: Treatment, v: Mapping[str, float]) -> Treatment:
+    """Keep a window of layers on the device; the next ones come while it runs, old ones go."""
+    place = replace(t.placement, device_share=v["share"], tier="host", overlap=True)
+    return replace(t, placement=place)
+
+
 TECHNIQUES: dict[str, Technique] = {
     t.id: t
     for t in (
@@ -127,6 +133,15 @@ TECHNIQUES: dict[str, Technique] = {
             _streamed,
             ("placement",),
             {"nvme": Parameter(0, 0, 1, "0: weights in host memory, 1: on NVMe")},
+        ),
+        Technique(
+            "superpipeline",
+            "Superpipeline: A Universal Approach for Reducing GPU Memory Usage in Large Models",
+            "a window of layers lives on the device, the next ones are fetched beside it",
+            "Abbasi and Lim 2024, arXiv:2410.08791",
+            _window,
+            ("placement",),
+            {"share": Parameter(0.5, 0.05, 1.0, "share of the layers on the device")},
         ),
     )
 }

@@ -88,7 +88,7 @@ TECHNIQUES: dict[str, Technique] = {
             "easyspec",
             "EasySpec: Layer-Parallel Speculative Decoding for Efficient Multi-GPU Utilization",
             "layers of the draft run side by side on devices that would idle",
-            "Wu et al. 2025",
+            "Wu et al. 2025, arXiv:2502.02493",
             _easyspec,
             ("speculation",),
             {
@@ -102,7 +102,7 @@ TECHNIQUES: dict[str, Technique] = {
             "dovetail",
             "Dovetail: A CPU/GPU Heterogeneous Speculative Decoding for LLM inference",
             "the device drafts, the host checks several tokens for one read of the weights",
-            "Zhang et al. 2024",
+            "Zhang et al. 2024, arXiv:2412.18934",
             _dovetail,
             ("speculation", "placement"),
             {**_DRAFT, "device": Parameter(0.0, 0.0, 1.0, "share of the model on the device")},
@@ -112,7 +112,7 @@ TECHNIQUES: dict[str, Technique] = {
             "Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Acceleration of LLM "
             "Inference",
             "trained prompt tokens guess ahead, a sparse tree is checked in the same pass",
-            "Chen et al. 2024",
+            "Chen et al. 2024, arXiv:2405.18628",
             _tree,
             ("speculation",),
             {
@@ -127,7 +127,7 @@ TECHNIQUES: dict[str, Technique] = {
             "graft",
             "Draft Less, Retrieve More: Hybrid Tree Construction for Speculative Decoding",
             "fewer draft passes, the freed places of the tree from a lookup",
-            "Draft Less, Retrieve More",
+            "Shen et al. 2026, arXiv:2605.20104",
             _graft,
             ("speculation",),
             {

@@ -9,14 +9,14 @@ import numpy as np
 
 from ...models import Layout, get
 from ...models.network import Tokens
-from ...scenario import Points, engine, run_pass, solve_points
+from ...scenario import Points, engine, memory_at, run_pass, solve_points
 from ...scenario.solve import machine_of, phases_of
 from ...techniques import Treatment
 from ..verdict import Finding, Found, NotModelled, Property
 from .kit import device, reached, span
 from .serving import case, most_of, pass_times
 
-__all__ = ["deepspeed_inference", "energonai", "mi325x", "polca"]
+__all__ = ["deepspeed_inference", "energonai", "mi325x", "polca", "superpipeline"]
 
 # DeepSpeed Inference ------------------------------------------------------------------------
 
@@ -94,6 +94,26 @@ def deepspeed_inference() -> list[Found]:
         Finding(4, span(rates), at=reached(rates, 84.0, streams), range="20 to 176 billion "
                 "parameters, 8 to 128 sequences of 512 tokens, from host memory and NVMe"),
         Finding(5, span(peak), at=f"{min(peak):.3g} % where it is least", range="128 sequences"),
+    ]  # fmt: skip
+
+
+def superpipeline() -> list[Found]:
+    """Keep a window of layers on the device: memory against the time of a batch of prompts."""
+    less, slower, places = [], [], []
+    for model, isl, batch in (("llama-2-7b", 512, 8), ("opt-13b", 512, 8), ("opt-1.3b", 512, 32)):
+        plain = case(model, "a100_sxm", isl, 32)
+        held = memory_at(plain.made(), plain, batch).total
+        time = pass_times(plain, [Tokens(float(batch), isl, isl)])[0]
+        for share in (0.15, 0.3, 0.5, 0.75):
+            s = case(model, "a100_sxm", isl, 32, f"superpipeline:share={share}")
+            less.append(100.0 * (1.0 - memory_at(s.made(), s, batch).total / held))
+            slower.append(float(pass_times(s, [Tokens(float(batch), isl, isl)])[0] / time))
+            places.append(f"{model}, {share:.0%} of the layers, {slower[-1]:.3g} times the time")
+    return [
+        Finding(0, span(less), at=reached(less, 60.0, places), range="three models on A100, 15 to "
+                "75 % of the layers resident"),
+        Property("less memory costs time", min(slower) >= 1.0 - 1e-9,
+                 f"a prefill takes {min(slower):.3g} to {max(slower):.3g} times as long"),
     ]  # fmt: skip
 
 

@@ -19,8 +19,8 @@ F64 = npt.NDArray[np.float64]
 
 # Splitwise ----------------------------------------------------------------------------------
 
-# What the source states: USD/h and W of a DGX (its tables of machines), median tokens of its two
-# traces, and slowdowns against an idle DGX-A100 that half, 90 % and 99 % of requests may see.
+# What the source states: USD/h of a DGX, median tokens of its two traces, and slowdowns against an
+# idle DGX-A100 that half, 90 % and 99 % of requests may see. W are those of NVIDIA's datasheets.
 _MACHINES = {"a100": ("a100_sxm", 17.6, 6500.0), "h100": ("h100_sxm", 38.0, 10200.0)}
 _TRACES = {"code": (1500, 13), "conversation": (1020, 129)}
 _SLOWER = {0.5: 1.25, 0.1: 1.5, 0.01: 5.0}  # share of the steps that are slower: by how much
