@@ -26,6 +26,7 @@ from .kit import reached, span
 
 __all__ = [
     "activation_beacon",
+    "fastattention_npu",
     "infinite_llm",
     "long_context_peak",
     "ssm_long_context",
@@ -325,4 +326,42 @@ def activation_beacon() -> list[Found]:
                  f"{need[0].kv / 1e9:.3g} to {need[1].kv / 1e9:.3g} GB"),
         Property("time grows nearly with the tokens", grows < 0.5 * grew and grows < 16.0,
                  f"{grows:.3g} times from 50K to 400K tokens, {grew:.3g} times without"),
+    ]  # fmt: skip
+
+
+# Fused attention on older devices -----------------------------------------------------------
+
+
+def fastattention_npu() -> list[Found]:
+    """Serve a 30B model on eight V100s: fused attention, and a cache that overflows to the host.
+
+    OPT-30B stands for the source's model of 38B, whose sizes are not published with it.
+    """
+
+    def on_v100(tokens: int, attention: str, place: str = "device") -> Scenario:
+        use = Treatment(attention=attention, kv=KvPolicy(place=place))
+        return Scenario("opt-30b", "v100_sxm", 8, layout=Layout(tp=8), techniques=use, dtype="fp16",
+                        traffic=Traffic(tokens, 1, 1))  # fmt: skip
+
+    lengths = [2048, 8192, 16384, 32768, 65536]
+    pair = [on_v100(n, kind) for n in lengths for kind in ("standard", "flash")]
+    found = solve_all([(s.made(), s, Points.of(1, s.traffic.isl, 1)) for s in pair])
+    times = [float(f["e2e"][0]) for f in found]
+    gains = [one / two for one, two in zip(times[::2], times[1::2], strict=True)]
+    longest = 262144
+    here, away = (on_v100(longest, "flash", place) for place in ("device", "host"))
+    need = [memory_at(s.made(), s, 1) for s in (here, away)]
+    room = here.made().hardware.memory.capacity
+    npu = "no Ascend NPU is in the catalogue"
+    return [
+        NotModelled(0, npu),
+        NotModelled(1, npu),
+        NotModelled(2, "two kernels of one algorithm: their bytes and operations are the same"),
+        Finding(3, span(gains), at=reached(gains, 1.46, [f"{n} tokens" for n in lengths]),
+                range="prompts of 2K to 64K tokens through an OPT-30B on 8 x V100, scores through "
+                "memory against fused"),
+        Finding(4, float(longest), tolerance=0.05,
+                at=f"{need[0].total / 1e9:.3g} GB a device, {need[1].total / 1e9:.3g} GB with the "
+                f"cache on the host ({8 * need[1].host / 1e9:.3g} GB there)")
+        if need[1].total <= room < need[0].total else NotModelled(4, "does not fit"),
     ]  # fmt: skip
