@@ -29,8 +29,8 @@ _SERVED = (("llama-2-70b", 8), ("mixtral-8x7b", 8), ("llama-3-8b", 1))
 def nanoflow() -> list[Found]:
     """Nano-batches at once, against one kernel after another; and against the products alone.
 
-    Half of what can hide does where attention keeps 80 % of its speed on 40 % of the units (assumed:
-    1.25 t of attention let 0.75 t of products run beside it). All of it is the other end.
+    Half of what can hide does where attention keeps 80 % of its speed on 40 % of the units
+    (assumed): 1.25 t of attention let 0.75 t of products run beside it. All is the other end.
     The optimum is the peak rate over two operations a parameter and token.
     """
     gains: list[float] = []
