@@ -101,6 +101,7 @@ _MODULES: dict[str, str] = {
     "paca": "finetuning",
     "parallel-prompt-decoding": "speculation",
     "perp": "finetuning",
+    "pockengine": "finetuning",
     "qlora": "finetuning",
     "qmoe": "weights",
     "qserve": "weights",

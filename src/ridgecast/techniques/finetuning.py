@@ -99,6 +99,12 @@ def _distilled(t: Treatment, v: Mapping[str, float]) -> Treatment:
     return replace(t, reduction=fewer, extra_flops=v["added"], trainable=v["added"], tuning=inputs)
 
 
+def _pockengine(t: Treatment, v: Mapping[str, float]) -> Treatment:
+    """Cut the backward graph where the last trained layer ends; the rest keeps nothing."""
+    tuning = replace(t.tuning, reach=v["layers"], layers=v["layers"])
+    return replace(t, tuning=tuning)
+
+
 def _rank(default: float) -> dict[str, Parameter]:
     return {"rank": Parameter(default, 1, 1024, "columns of each adapter")}
 
@@ -149,6 +155,9 @@ TECHNIQUES: dict[str, Technique] = {
                   "Chen et al. 2023, arXiv:2309.12307", _longlora,
                   ("reduction.prefill_density", "tuning"),
                   _rank(8) | {"group": Parameter(0.25, 0.01, 1, "a group's tokens over all")}),
+        Technique("pockengine", "PockEngine", "a backward graph of the last layers alone",
+                  "Zhu et al. 2023, arXiv:2310.17752", _pockengine, ("tuning",),
+                  {"layers": Parameter(5 / 32, 0.01, 1, "share of the layers that are trained")}),
         Technique("guidance-distill-adapters", "Adapter guidance distillation",
                   "guidance in one call a step, by adapters",
                   "Jensen and Sadat 2025, arXiv:2503.07274", _distilled,

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..hardware import Hardware, resolve
-from ..kernels.operator import analytic_time, link_of
+from ..kernels.operator import analytic_time
 from ..models.network import Layout, Network, Tokens
 from ..ops.base import Work
 from ..ops.collective import Collective
 from ..scenario.engine import engine
 from ..scenario.formats import formats_of
-from ..scenario.host import Host
+from ..scenario.host import Host, fetch_bandwidth
 from ..scenario.lower import Timed
 from ..scenario.passes import Machine, Pass, run_pass
 from ..techniques.treatment import Treatment
@@ -89,7 +89,8 @@ def step_time(
     exchange = _exchange(network, hw, plan, t) * (1.0 - overlap)
     optimiser, waiting = _optimiser(network, hw, plan, t, host), 0.0
     if plan.offload:
-        waiting = max(_moved(network, hw, plan, t) - compute, 0.0)
+        speed = fetch_bandwidth(hw, host, "host")
+        waiting = max(_moved(network, plan, t) / speed - compute, 0.0)
         hidden = min(overlap * compute, optimiser)
         optimiser -= hidden
     devices = plan.layout.devices * plan.data
@@ -211,8 +212,8 @@ def _optimiser(
     return float(analytic_time(Work({"vector": 13.0 * own}, size * 0.6, size * 0.4), hw, "cold"))
 
 
-def _moved(network: Network, hw: Hardware, plan: Plan, t: Treatment) -> float:
-    """Seconds that the link to the host is busy in a step.
+def _moved(network: Network, plan: Plan, t: Treatment) -> float:
+    """Bytes over the link to the host in a step, of the direction that has more.
 
     Weights come forward and backward (again for a recomputed pass), gradients go, updated weights
     come back where only states live there; activations go and come.
@@ -233,4 +234,4 @@ def _moved(network: Network, hw: Hardware, plan: Plan, t: Treatment) -> float:
         a = activations_of(network, plan)
         size = a.inputs if plan.recompute == "full" else a.layers
         out, came = out + size * plan.accumulate, came + size * plan.accumulate
-    return max(out, came) / link_of(hw, "host").bandwidth
+    return max(out, came)
