@@ -134,3 +134,22 @@ def test_exclusions_and_bad_values():
     assert treatment_of("kivi,kvmerger").kv.keep == 0.5
     with pytest.raises(SpecError, match=r"h2o\.keep"):
         get("h2o").apply(Treatment(), keep=1.5)
+
+
+def test_128k_tokens_of_an_8b_on_24_gb():
+    # published: Locret serves them on one card with 8 times fewer cached tokens; not without it
+    full, ours = (case(u, isl=131072, on="rtx_4090") for u in ("", "locret:budget=16384"))
+    need = [memory_at(s.made(), s, 1).total for s in (full, ours)]
+    assert need[1] < 24e9 < need[0]
+    assert cache(full, 131072) / cache(ours, 131072) == pytest.approx(8.0, rel=0.001)
+
+
+def test_padded_tiles_waste_what_few_heads_leave():
+    from ridgecast.claims.recipes.sparse_attention import _kernels
+    from ridgecast.hardware import get as device
+
+    hw = replace(device("h100_sxm"), l2=replace(device("h100_sxm").l2, bandwidth=1e18))
+    one, four, sixteen = (_kernels(hw, g, 64, 16)[0] for g in (1, 4, 16))
+    # 32 heads, 64K tokens, 1024 keys, 4 x 128 operations: rows padded to 16 cost 16 and 4 times
+    exact = 65536 * 32 * 1024 * 4 * 128 / hw.rate("bf16")
+    assert (one / exact, four / exact, sixteen / exact) == pytest.approx((16, 4, 1))
