@@ -33,7 +33,9 @@ class Engine:
     before its first pass, `pass_wait` how many decode passes it waits for. `context`, `workspace`,
     `communication`: bytes kept besides; `*_spread`: their standard deviation as a share. `page`
     tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
-    power law by which tokens spread over experts.
+    power law by which tokens spread over experts. `tpot_low` ... `ttft_high`: factors between
+    which 90 % of measured times lay about the predicted ones, on the networks that constants were
+    fitted on, each network weighing alike.
     """
 
     name: str
@@ -60,6 +62,10 @@ class Engine:
     activation_spread: float = 0.0
     fixed_spread: float = 0.0
     expert_skew: float = 0.0
+    tpot_low: float = 1.0
+    tpot_high: float = 1.0
+    ttft_low: float = 1.0
+    ttft_high: float = 1.0
 
 
 @lru_cache(maxsize=1)

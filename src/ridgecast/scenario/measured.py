@@ -17,11 +17,10 @@ from ..models.network import Layout
 from ..store.tables import Table
 from ..techniques.treatment import Speculation, Treatment
 from .case import Made, Scenario
-from .engine import Engine, engine
 from .queueing import Load, Phases, serve
 from .solve import Points, phases_of_all
 
-__all__ = ["MTP", "Row", "answer_rows", "rows_of"]
+__all__ = ["MTP", "Prepared", "Row", "answer", "answer_rows", "prepare", "rows_of"]
 
 F64 = npt.NDArray[np.float64]
 MEAN_LENGTH = 0.9
@@ -140,76 +139,99 @@ def _wait(
     return _GROUPS_WAIT if r["engine"] == "trtllm" and groups else 0.0
 
 
-def answer_rows(rows: Sequence[Row | str], *, change: Engine | None = None) -> Table:
-    """Predict rows: ttft_s and tpot_s with _low and _high, and a reason where there is none.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Rows of one machine with their passes timed; `answer` makes requests of them."""
 
-    Rows of one machine and layout are solved together. `change` replaces every engine's fitted
-    constants by its own (for fitting).
-    """
-    n = len(rows)
-    names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s")
-    out: Table = {name: np.full(n, np.nan) for name in names}
-    out["reason"] = np.array([r if isinstance(r, str) else "" for r in rows], dtype=object)
+    at: npt.NDArray[np.int64]
+    made: Made
+    before: Made | None
+    phases: tuple[Phases, ...]
+    load: Load
+    batch: F64
+    wait: F64
+    sides: F64
+
+
+def answer_rows(rows: Sequence[Row | str]) -> Table:
+    """Predict rows: ttft_s and tpot_s with _low and _high, and a reason where there is none."""
+    prepared, reasons = prepare(rows)
+    return answer(prepared, reasons)
+
+
+def prepare(rows: Sequence[Row | str]) -> tuple[list[Prepared], list[str]]:
+    """Time the passes of all rows, those of one machine and layout together; reasons [rows]."""
+    reasons = [r if isinstance(r, str) else "" for r in rows]
     groups: dict[object, list[int]] = {}
     for i, row in enumerate(rows):
         if isinstance(row, Row):
             groups.setdefault((row.scenario, row.prefill), []).append(i)
+    out = []
     for members in groups.values():
-        at = np.array(members)
+        mine = [r for r in (rows[i] for i in members) if isinstance(r, Row)]
         try:
-            _fill(out, at, [r for r in (rows[i] for i in members) if isinstance(r, Row)], change)
+            out.append(_prepared(np.array(members), mine))
         except RidgecastError as error:
-            out["reason"][at] = str(error)
-    return out
+            for i in members:
+                reasons[i] = str(error)
+    return out, reasons
 
 
-def _fill(
-    out: Table, at: npt.NDArray[np.int64], rows: Sequence[Row], change: Engine | None
-) -> None:
-    """Answer rows of one machine."""
+def _prepared(at: npt.NDArray[np.int64], rows: Sequence[Row]) -> Prepared:
     first = rows[0]
-    made = _made(first.scenario, change)
-    batch, isl, osl = (np.array([getattr(r, n) for r in rows]) for n in ("batch", "isl", "osl"))
-    share = np.array([r.workers[1] for r in rows])
-    here = np.maximum(np.round(batch / share), 1.0)
+    made = first.scenario.made()
+    batch, isl, osl, wait, rounds = (
+        np.array([getattr(r, n) for r in rows]) for n in ("batch", "isl", "osl", "wait", "rounds")
+    )
+    sides = np.array([r.workers for r in rows])
+    here = np.maximum(np.round(batch / sides[:, 1]), 1.0)
     points = Points.of(here, isl, osl)  # what memory held its campaigns do not say: all of them
     cases = [(made, first.scenario, points)]
     before: Made | None = None
     if first.prefill is not None:
-        before = _made(first.prefill, change)
-        cases.append((before, first.prefill, Points.of(here, isl, osl)))
-    phases = [p for p, _ in phases_of_all(cases)]
-    wait = np.array([r.wait for r in rows])
-    rounds = np.array([r.rounds for r in rows])
+        before = first.prefill.made()
+        cases.append((before, first.prefill, points))
+    phases = tuple(p for p, _ in phases_of_all(cases))
     load = Load(points.batch, points.running, osl, made.layout.dp, rounds)
-    if before is None:
-        # waits differ by row: the profile's own, and what the scripts add
-        served = serve(phases[0], load, made.engine, made.treatment)
-        step = made.treatment.speculation.accepted
-        for i, end in enumerate(("", "_low", "_high")):
-            tpot = served.tpot[i]
-            out[f"tpot{end}_s"][at] = tpot
-            out[f"ttft{end}_s"][at] = served.ttft[i] + wait * tpot * (step if wait.any() else 1.0)
-        return
-    sides = np.array([r.workers for r in rows])
-    for end, values in _apart(phases, load, made, before, sides, batch, wait).items():
-        out[f"ttft{end}_s"][at], out[f"tpot{end}_s"][at] = values
+    return Prepared(at, made, before, phases, load, batch, wait, sides)
 
 
-def _apart(
-    phases: Sequence[Phases], load: Load, made: Made, before: Made, sides: F64, batch: F64,
-    wait: F64,
-) -> dict[str, tuple[F64, F64]]:  # fmt: skip
+def answer(
+    prepared: Sequence[Prepared],
+    reasons: Sequence[str],
+    constants: Mapping[str, float] | None = None,
+) -> Table:
+    """Make times of prepared rows; `constants` replace those of every engine (for fitting)."""
+    names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s")
+    out: Table = {name: np.full(len(reasons), np.nan) for name in names}
+    out["reason"] = np.array(list(reasons), dtype=object)
+    for one in prepared:
+        made = one.made
+        if constants:
+            made = replace(made, engine=replace(made.engine, **constants))
+        if one.before is not None:
+            found = _apart(one, made)
+        else:
+            served = serve(one.phases[0], one.load, made.engine, made.treatment)
+            ends = zip(("", "_low", "_high"), served.ttft, served.tpot, strict=True)
+            found = {e: (t + one.wait * tpot * made.treatment.speculation.accepted, tpot)
+                     for e, t, tpot in ends}  # fmt: skip
+        for end, values in found.items():
+            out[f"ttft{end}_s"][one.at], out[f"tpot{end}_s"][one.at] = values
+    return out
+
+
+def _apart(one: Prepared, made: Made) -> dict[str, tuple[F64, F64]]:
     """Give times of prefill and decode apart: a decode worker never stops for a prompt.
 
     Prompts queue at the prefill workers' groups, of which each serves one at a time; when they
     are the bottleneck, Little's law gives the wait: all requests in flight less those decoding.
     """
-    decode, prefill = phases
-    e, t = made.engine, made.treatment
+    decode, prefill = one.phases
+    e, t, load = made.engine, made.treatment, one.load
     out = {}
-    groups = sides[:, 0] * before.layout.dp
-    each = batch / groups
+    groups = one.sides[:, 0] * (one.before.layout.dp if one.before else 1)
+    each = one.batch / groups
     for end, key in (("", "time"), ("_low", "low"), ("_high", "high")):
         step = decode.decode[key] * e.decode_factor
         tpot = step * (1.0 + t.speculation.draft_share * t.speculation.draft_steps)
@@ -219,16 +241,11 @@ def _apart(
         packed = (prefill.packed[key] + launch) * prefill.rounds / prefill.together
         first = 1.0 / load.rounds
         ttft = (1.0 - first) * own + first * np.maximum((each + 1.0) / 2.0 * packed, own)
-        ttft = ttft + (e.pass_wait + wait) * tpot + e.request_host
+        ttft = ttft + (e.pass_wait + one.wait) * tpot + e.request_host
         queue = np.maximum(each * packed - load.osl * tpot, 0.0)
         out[end] = (ttft + queue, tpot)
+    (ttft, tpot), (first_low, low), (first_high, high) = (out[x] for x in ("", "_low", "_high"))
+    out["_low"] = (np.minimum(first_low, ttft * e.ttft_low), np.minimum(low, tpot * e.tpot_low))
+    out["_high"] = (np.maximum(first_high, ttft * e.ttft_high),
+                    np.maximum(high, tpot * e.tpot_high))  # fmt: skip
     return out
-
-
-def _made(s: Scenario, change: Engine | None) -> Made:
-    made = s.made()
-    if change is None:
-        return made
-    own = engine(str(s.engine))
-    fitted = ("decode_factor", "prefill_launch", "pass_wait", "stall")
-    return replace(made, engine=replace(own, **{n: getattr(change, n) for n in fitted}))

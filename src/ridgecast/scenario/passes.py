@@ -18,9 +18,11 @@ from ..hardware import Hardware
 from ..kernels.operator import analytic_time, link_of
 from ..models.network import Amount, Call, Layout, Network, Tokens
 from ..ops.base import Work
+from ..predict.bundle import open_bundle
 from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
+from .exchange import own_exchange
 from .formats import Formats
 from .host import Host
 from .lower import STEP, Case, Timed, time_cases
@@ -114,6 +116,9 @@ def _case(job: Job) -> Case:
     ]  # fmt: skip
     calls += _projected_again(job) + _selected(job)
     calls = [_parted(c, job.treatment.batching.parts) for c in calls]
+    machine = job.machine
+    place = (machine.hardware, machine.engine.name, machine.formats)
+    calls = own_exchange(calls, machine.layout, place, open_bundle(machine.model))
     calls = [_exchanged(_elsewhere(c, job.treatment), job.treatment) for c in calls]
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)

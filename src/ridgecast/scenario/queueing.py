@@ -95,9 +95,15 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
     """
     batch, osl = load.batch, load.osl
     parts = {k: _one(p, k, load, engine, t) for k in ("time", "low", "high")}
-    ttft, tpot, e2e = (tuple(parts[k][i] for k in ("time", "low", "high")) for i in range(3))
+    (ttft, tpot, _), low, high = (parts[k] for k in ("time", "low", "high"))
+    rest = np.maximum(osl - 1.0, 0.0)
+    first = (ttft, np.minimum(low[0], ttft * engine.ttft_low),
+             np.maximum(high[0], ttft * engine.ttft_high))  # fmt: skip
+    each = (tpot, np.minimum(low[1], tpot * engine.tpot_low),
+            np.maximum(high[1], tpot * engine.tpot_high))  # fmt: skip
+    e2e = tuple(a + rest * b for a, b in zip(first, each, strict=True))
     rate = tuple(batch * osl / e2e[i] for i in (0, 2, 1))
-    return Served(ttft, tpot, e2e, rate, _power(p, batch, osl, t))  # type: ignore[arg-type]
+    return Served(first, each, e2e, rate, _power(p, batch, osl, t))  # type: ignore[arg-type]
 
 
 def _power(p: Phases, batch: F64, osl: F64, t: Treatment) -> F64:
