@@ -103,7 +103,8 @@ def triforce() -> list[Found]:
     return [
         Finding(0, span(gains), at=reached(gains, 2.31, places), range=where + "; one A100"),
         Finding(1, span(drafted_two), at=reached(drafted_two, 0.108, places),
-                range=where + "; what does not fit 2 x RTX 4090 on the host, PCIe 4.0"),
+                range=where + "; what does not fit 2 x RTX 4090 on the host, PCIe 4.0",
+                note="the link runs at its full rate here"),
         Finding(2, span(gains_two), at=reached(gains_two, 7.78, places),
                 range=where + "; as above"),
         Finding(3, span(gains_one), at=reached(gains_one, 4.86, places),
