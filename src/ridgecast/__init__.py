@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .predict.explain import Explanation, explain
     from .predict.train import train
     from .predict.tune import TuneResult, tune
+    from .scenario import Scenario, Traffic, evaluate
     from .store import import_files, read_table, write_table
     from .units import format_quantity, parse_quantity
 
@@ -64,13 +65,16 @@ _EXPORTS = {
     "OutOfDomainError": "errors",
     "Prediction": "predict",
     "RidgecastError": "errors",
+    "Scenario": "scenario",
     "SimtConfig": "kernels",
     "SpecError": "errors",
     "TensorConfig": "kernels",
     "TiledConfig": "kernels",
+    "Traffic": "scenario",
     "TuneResult": "predict.tune",
     "UnsupportedError": "errors",
     "dtype": "dtypes",
+    "evaluate": "scenario",
     "explain": "predict.explain",
     "format_quantity": "units",
     "import_files": "store",
@@ -103,14 +107,17 @@ __all__ = [
     "OutOfDomainError",
     "Prediction",
     "RidgecastError",
+    "Scenario",
     "SimtConfig",
     "SpecError",
     "TensorConfig",
     "TiledConfig",
+    "Traffic",
     "TuneResult",
     "UnsupportedError",
     "__version__",
     "dtype",
+    "evaluate",
     "explain",
     "format_quantity",
     "hardware",
