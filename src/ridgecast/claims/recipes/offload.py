@@ -142,38 +142,50 @@ _SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # of the cache on the device, of whic
 _LENGTHS = ((128, 256), (256, 1024))  # tokens in and out
 
 
-def _apex_gains(device: str, model: str, bandwidth: float, parts: int = 1) -> dict[str, float]:
-    """Gain [%] of attention on both over the device alone, or over two half batches in turn."""
+def _apex_cases(
+    device: str, model: str, bandwidth: float, parts: int = 1
+) -> dict[str, tuple[list[Scenario], list[Scenario]]]:
+    """Attention on both, by share of the cache, and the device alone or two half batches."""
     # a 16 GB device that a 13.5 GB model leaves room on: no graphs, no reserve, on both sides
     plain = replace(engine("vllm"), memory_share=1.0, workspace=0.1e9, context=0.3e9, chunk=2048)
     host = Host(memory_bandwidth=bandwidth, memory_capacity=128e9)
     found = {}
     for isl, osl in _LENGTHS:
         one = Scenario(model, device, traffic=Traffic(isl=isl, osl=osl), engine=plain, host=host)
-        mine = [replace(one, techniques=treatment_of(f"apex-cpu-gpu:device_share={s}"))
-                for s in _SHARES]  # fmt: skip
-        other = [one] if parts == 1 else [
-            replace(c, techniques=replace(c.techniques, batching=Batching(parts=parts)))  # type: ignore[arg-type]
-            for c in mine
-        ]  # fmt: skip
-        rates = _fullest([*mine, *other])
-        best, base = max(rates[: len(mine)]), max(rates[len(mine) :])
+        every = [treatment_of(f"apex-cpu-gpu:device_share={s}") for s in _SHARES]
+        mine = [replace(one, techniques=t) for t in every]
+        halves = [replace(t, batching=Batching(parts=parts)) for t in every]
+        other = [one] if parts == 1 else [replace(one, techniques=t) for t in halves]
+        where = f"{isl} + {osl} tokens of {model}, host at {bandwidth / 1e9:.0f} GB/s"
+        found[where] = (mine, other)
+    return found
+
+
+def _apex_gains(
+    cases: Mapping[str, tuple[list[Scenario], list[Scenario]]],
+) -> dict[str, float]:
+    """Gain [%] of the best share over the best baseline of each place, where one fits."""
+    rates = iter(_fullest([s for mine, other in cases.values() for s in (*mine, *other)]))
+    found = {}
+    for where, (mine, other) in cases.items():
+        best, base = max(next(rates) for _ in mine), max(next(rates) for _ in other)
         if base > 0:
-            where = f"{isl} + {osl} tokens of {model}, host at {bandwidth / 1e9:.0f} GB/s"
             found[where] = 100.0 * (best / base - 1.0)
     return found
 
 
 def apex() -> list[Found]:
     """Attention of part of the batch on the host, against the device alone and half batches."""
-    alone: dict[str, dict[str, float]] = {"t4": {}, "a10": {}}
-    for speed in (12.5e9, 25e9, 100e9):
-        alone["t4"] |= _apex_gains("t4", "llama-2-7b", speed)
+    speeds = (12.5e9, 25e9, 100e9)
+    t4, a10 = {}, {}
+    for speed in speeds:
+        t4 |= _apex_cases("t4", "llama-2-7b", speed)
         for model in ("llama-2-7b", "llama-3.1-8b"):
-            alone["a10"] |= _apex_gains("a10", model, speed)
+            a10 |= _apex_cases("a10", model, speed)
+    alone = {"t4": _apex_gains(t4), "a10": _apex_gains(a10)}
     halves = {
-        "t4": _apex_gains("t4", "llama-2-7b", 25e9, 2),
-        "a10": _apex_gains("a10", "llama-3.1-8b", 25e9, 2),
+        "t4": _apex_gains(_apex_cases("t4", "llama-2-7b", 25e9, 2)),
+        "a10": _apex_gains(_apex_cases("a10", "llama-3.1-8b", 25e9, 2)),
     }
     swept = "host memory at 12.5 to 100 GB/s a device, 384 to 1280 tokens a request"
     note = "against half batches in turn, each of which reads all weights again"
