@@ -46,10 +46,14 @@ PACKAGE = {
                  for stack in ("trtllm/1.3.0rc20", "sglang/0.5.14")),
                "gb200/comm/vllm/0.24.0/custom_allreduce_perf.parquet",
                "gb300/comm/vllm/0.27.0/custom_allreduce_perf.parquet"),
+    "exchange": ("gb200/comm/trtllm/1.3.0rc10/trtllm_alltoall_perf.parquet",
+                 "gb?00/comm/sglang/0.5.12/wideep_deepep_ll_perf.parquet",
+                 "gb?00/comm/sglang/0.5.12/wideep_deepep_normal_perf.parquet"),
 }  # fmt: skip
-# A device's rows of all-reduces answered by another's model: a GB200 was measured up to 4 devices,
-# a GB300 of the same NVLink domain up to 16.
+# A device's rows answered by another's model: all-reduces of a GB200 were measured up to 4 devices,
+# those of a GB300 in the same NVLink domain up to 16; TensorRT-LLM's exchange on a GB200 alone.
 LENT = {"gb200": ("gb300", (8, 16, 32, 64, 72))}
+LENT_EXCHANGE = {"gb300": "gb200"}
 
 
 def files_of(data: Path, op: str) -> dict[str, list[str]]:
@@ -109,6 +113,20 @@ def lent(lines: list[dict]) -> list[dict]:
     return out
 
 
+def lent_exchange(lines: list[dict]) -> list[dict]:
+    """Lines of LENT_EXCHANGE: the other device's models of engines that the device lacks."""
+    out = []
+    for device, other in LENT_EXCHANGE.items():
+        have = {e["collection"].split("/")[1] for e in lines if e["hardware"] == device}
+        for line in (e for e in lines if e["hardware"] == other):
+            _, stack, _, phase = line["collection"].split("/")
+            if stack not in have:
+                told = f"aiconfigurator/{stack}/{device}/{phase}/from-{other}"
+                out.append(line | {"hardware": device, "collection": told, "scores": [],
+                                   "rows": 0})  # fmt: skip
+    return out
+
+
 def pooled(op: str, data: Path, out: Path) -> None:
     """Fit the model of other devices; custom all-reduce kernels are not NCCL's and stay out."""
     parts = {}
@@ -155,12 +173,15 @@ def main() -> None:
         for future in as_completed([workers.submit(one, *job) for job in waiting]):
             future.result()
     engines: list[dict] = []
+    exchanges: list[dict] = []
     for told in sorted(state.glob(".done-*.json")):
         lines = json.loads(told.read_text())
         write_index(a.out, lines)
         if "-engine-" in told.name:
             engines += lines
-    write_index(a.out, lent(engines))
+        if "-exchange-" in told.name:
+            exchanges += lines
+    write_index(a.out, lent(engines) + lent_exchange(exchanges))
     for op in a.pooled:
         pooled(op, a.data, a.out)
 

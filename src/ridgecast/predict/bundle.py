@@ -217,13 +217,13 @@ class Bundle:
             )
         return [*out, (None, left)] if left.any() else out
 
-    def collection_of(self, op: str, hardware: str, word: str) -> str:
-        """Name of a device's preferred collection of an operation that contains a word, or ""."""
-        found = [
-            e for e in self.card.get("operators", ())
-            if (e["op"], e["hardware"]) == (op, hardware) and word in e["collection"]
-        ]  # fmt: skip
-        return str(max(found, key=_preference)["collection"]) if found and word else ""
+    def collection_of(self, op: str, hardware: str, *words: str) -> str:
+        """Name of a device's preferred collection of an operation that contains words, or ""."""
+        own = [
+            e for e in self.card.get("operators", ()) if (e["op"], e["hardware"]) == (op, hardware)
+        ]
+        found = [e for e in own if all(word in e["collection"] for word in words)]
+        return str(max(found, key=_preference)["collection"]) if found and all(words) else ""
 
     def _others(
         self, lines: Sequence[Mapping[str, Any]], but: Mapping[str, Any]

@@ -123,6 +123,8 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     if "valid" in table:
         good &= np.asarray(table["valid"], np.float64) == 1.0
     usable = np.flatnonzero(good)
+    if not len(usable):
+        raise NoDataError(f"no row of {name} on {hardware.name} is valid")
     parts: list[tuple[dict[str, F64], dict[str, F64], F64, F64, I64]] = []
     words: list[tuple[str, ...]] = []
     for part in op_parts(cls, table, usable):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _own(
     return [_call(call, own, elements * spread * width, n)] if own else []
 
 
-def _call(call: Call, collection: str, size: Amount, n: int, here: Amount = 1.0) -> Call:
+def _call(call: Call, collection: str, size: Amount, n: int, here: Any = 1.0) -> Call:
     """All to all of `n` devices in place of a call, at the points that are here."""
     fields = {"kind": "all_to_all", "bytes": np.maximum(size, 1.0), "gpus": n,
               "gpus_per_node": n, "collection": collection}  # fmt: skip
