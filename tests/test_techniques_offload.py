@@ -80,6 +80,9 @@ def test_host_memory_bounds_the_batch() -> None:
     each = 32 * 2 * 4096 * 2 * 1024  # bytes of cache a sequence
     small = replace(case, host=replace(HOST, memory_capacity=10.5 * each))
     assert largest_batch(small.made(), small) == 10
+    drive = replace(case, host=replace(HOST, storage_capacity=7.5 * each),
+                    techniques="kv-offload:nvme=1")  # fmt: skip
+    assert largest_batch(drive.made(), drive) == 7
     assert largest_batch(case.made(), case) > 10
 
 

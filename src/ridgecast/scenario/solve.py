@@ -99,7 +99,7 @@ def _with_prefix(t: Treatment, s: Scenario) -> Treatment:
 
 
 def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
-    """Most sequences of full length that fit on a replica, and beside it in its host's memory.
+    """Most sequences of full length that fit on a replica, its host and its storage.
 
     0 where not even one does.
     """
@@ -107,7 +107,8 @@ def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
 
     def ok(batch: int) -> bool:
         memory = memory_at(made, s, batch, pinned)
-        return memory.total <= limit and memory.host <= s.host.memory_capacity
+        beside = memory.host <= s.host.memory_capacity
+        return memory.total <= limit and beside and memory.storage <= s.host.storage_capacity
 
     if not ok(1):
         return 0
