@@ -107,9 +107,15 @@ def _scenario(
     layout = Layout(**sizes, gpus_per_node=near)
     return Scenario(
         _model(str(r["model"])), str(r["hardware"]), layout.devices, layout,
-        engine=str(r["engine"]), dtype=str(r["gemm_format"]), experts=str(r["moe_format"]),
+        engine=str(r["engine"]), dtype=_linear(r), experts=str(r["moe_format"]),
         kv_dtype=_cache(r), techniques=t,
     )  # fmt: skip
+
+
+def _linear(r: Mapping[str, object]) -> str:
+    """Format of linear layers: a checkpoint whose experts have block scales has them throughout."""
+    block = r["moe_format"] == "fp8_block" and r["gemm_format"] == "fp8_e4m3"
+    return "fp8_block" if block else str(r["gemm_format"])
 
 
 def _cache(r: Mapping[str, object]) -> str:
