@@ -22,9 +22,10 @@ class Host:
     Defaults: two sockets of 12 channels DDR5-4800 (460.8 GB/s each, EPYC 9004 data sheet) and
     2 TB for eight devices; 4 flop a cycle, lane and core of 96-core sockets at 2.4 GHz with 16
     fp32 lanes, halved for what products reach (assumed); one NVMe drive a device (7.68 TB,
-    7 GB/s read, PCIe 4.0 x4); CXL 2.0 over PCIe 5.0 x16 (64 GB/s). `storage_internal` is what computation inside
-    storage may read (flash channels of a drive, assumed twice its link), `storage_read` seconds
-    that a read costs besides its bytes (a million random reads/s: NVMe drives of PCIe 4.0).
+    7 GB/s read, PCIe 4.0 x4); CXL 2.0 over PCIe 5.0 x16 (64 GB/s). `storage_internal` is what
+    computation inside storage may read (flash channels of a drive, assumed twice its link),
+    `storage_read` seconds that a read costs besides its bytes (a million random reads/s: NVMe
+    drives of PCIe 4.0).
     """
 
     memory_bandwidth: float = 2 * 460.8e9 / 8
