@@ -105,6 +105,27 @@ def test_graph_and_eager_all_reduce_are_two_collections(tmp_path):
     assert [c.rpartition("/")[2] for c in out["collection"]] == ["graph", "eager"]
 
 
+def test_tokens_travel_once_to_each_device_of_their_experts(tmp_path):
+    sizes = {"num_tokens": 64, "hidden_size": 7168, "topk": 8, "num_experts": 256}
+    out = imported(tmp_path, raw(
+        ["alltoall_dispatch", "alltoall_combine", "alltoall_prepare"], moe_ep_size=[4, 4, 4],
+        framework="TRTLLM", moe_dtype="nvfp4", latency=[0.016, 0.021, 0.01], **sizes,
+        kernel_source=["NVLinkOneSided", "NVLinkOneSided", "NVLinkTwoSided"],
+    ))  # fmt: skip
+    met = 4 * (1 - 0.75**8)  # 3.6 of 4 devices have one of 8 experts
+    assert out["bytes"][:2] == pytest.approx([64 * met * 7168 * 4.5 / 8, 64 * met * 7168 * 2])
+    assert out["valid"].tolist() == [True, True, False] and set(out["kind"]) == {"all_to_all"}
+    assert [c.rpartition("/")[2] for c in out["collection"][:2]] == ["dispatch", "combine"]
+    ll = imported(tmp_path, raw(
+        "ll", device="NVIDIA GB200", framework="sglang", node_num=1, hidden_size=2048, num_token=1,
+        num_topk=8, num_experts=128, dispatch_avg_t_us=[12.784], combine_avg_t_us=[11.702],
+        latency=[0.0],
+    ))  # fmt: skip
+    # the table's own bandwidths: 1.33166458 and 2.8002051 GB/s
+    assert ll["bytes"] / ll["time_s"] == pytest.approx([1.33166458e9, 2.8002051e9], rel=1e-6)
+    assert ll["gpus"].tolist() == [4, 4] and ll["valid"].all()
+
+
 def test_bad_rows_are_kept_and_marked_and_unknown_ops_are_refused(tmp_path):
     table = attention("context_attention", isl=[0, 128], attn_dtype=["bfloat16", "odd"])
     out = imported(tmp_path, table)
