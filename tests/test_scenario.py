@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ridgecast.errors import InfeasibleError, SpecError
+from ridgecast.errors import InfeasibleError, SpecError, UnsupportedError
 from ridgecast.hardware import get as device
 from ridgecast.models import Layout, get
 from ridgecast.scenario import (
+    Host,
     Points,
     Scenario,
     Traffic,
@@ -216,3 +217,65 @@ def test_compare_shows_ratios_and_parts():
     assert {r["quantity"] for r in found["ratios"]} >= {"ttft_s", "tpot_s"}
     assert found["parts"][0]["a_s"] is not None
     assert run_cli("compare", "llama-3.1-8b", "x@y").exit_code == 2
+
+
+@pytest.mark.parametrize("model", ["sdxl", "sd-1.5-unet", "bert-base", "resnet-50", "var-d16"])
+def test_networks_that_write_no_text_are_refused(model):
+    with pytest.raises(UnsupportedError, match=f"{model} does not generate text"):
+        evaluate(case(model))
+
+
+def test_states_are_neither_paged_nor_shared_nor_negative():
+    plain = weights_and_cache(case("mamba2-1.3b", traffic=Traffic(2048, 512, 9)), 9)[1]
+    # 48 layers x (4096 x 128 of the scan, 4 x (4096 + 2 x 128) of the convolution) in fp32 at most
+    assert 9 * 48 * 4096 * 128 * 4 < plain < 9 * 48 * (4096 * 128 + 4 * 4352) * 4 * 1.001
+    shared = case("mamba2-1.3b", traffic=Traffic(2048, 512, 9, prefix=0.9))
+    assert weights_and_cache(shared, 9)[1] == pytest.approx(plain)
+
+
+def test_a_shared_prefix_is_held_once():
+    kv = weights_and_cache(case(traffic=Traffic(2000, 512, 10, prefix=0.5)), 10)[1]
+    # 1000 tokens once; 1512 and half a page of 16 for each of ten sequences
+    assert kv == pytest.approx((10 * (1512 + 8) + 1000 + 8) * 131072, rel=1e-9)
+
+
+def test_slow_arrivals_leave_the_device_idle():
+    busy = evaluate(case(traffic=Traffic(2048, 512, 1), price_per_h=2.0))
+    slow = evaluate(case(traffic=Traffic(2048, 512, request_rate=0.01), price_per_h=2.0))
+    assert slow.output_tokens_per_s_per_gpu == pytest.approx(0.01 * 512)
+    assert slow.cost_per_million_tokens == pytest.approx(2.0 / 3600 / 5.12 * 1e6)
+    assert slow.power < 0.5 * busy.power and slow.energy_per_token > busy.energy_per_token
+    assert slow.power == pytest.approx(slow.energy_per_token * 5.12)
+
+
+def test_stages_of_a_pipeline_work_at_a_time_and_draw_at_least_idle_power():
+    layouts = (Layout(tp=8), Layout(tp=8, pp=4))
+    flat, deep = (evaluate(case(n=lay.devices, layout=lay, traffic=Traffic(512, 256, 512)))
+                  for lay in layouts)  # fmt: skip
+    gain = deep.output_tokens_per_s_per_gpu * 32 / (flat.output_tokens_per_s_per_gpu * 8)
+    assert 1.5 < gain < 4.0
+    alone = evaluate(case(n=32, layout=layouts[1], traffic=Traffic(512, 256, 1)))
+    assert alone.power > 0.1 * device("h100_sxm").board_power
+    with pytest.raises(InfeasibleError, match="at most 32"):
+        case(n=64, layout=Layout(pp=64)).made()
+
+
+def test_a_breakdown_adds_up_to_its_pass():
+    answer = evaluate(case(traffic=Traffic(2048, 512, 1)))
+    assert sum(answer.breakdown["decode"].values()) == pytest.approx(answer.tpot)
+    assert sum(answer.breakdown["prefill"].values()) == pytest.approx(answer.ttft)
+
+
+def test_the_host_holds_no_more_than_it_has():
+    host = Host(memory_capacity=100e9)
+    s = case("mixtral-8x22b", "rtx_4090", techniques="experts-on-host", host=host)
+    answer = evaluate(s)  # 203 GB of experts in bf16
+    assert not answer.fits and answer.reasons[1].startswith("needs 202.9 GB of host memory")
+    assert answer.reasons[2] == "fits with 8 devices"
+    assert evaluate(replace(s, devices=8)).fits
+
+
+def test_what_was_not_used_or_exceeded_is_said():
+    told = evaluate(case(n=7, traffic=Traffic(200000, 10, 1))).reasons
+    assert told[0].startswith("3 of 7 devices are left over")
+    assert told[1] == "llama-3.1-8b was made for 131072 tokens; 200010 are asked for"

@@ -89,6 +89,8 @@ class Scenario:
     def __post_init__(self) -> None:
         if not isinstance(self.devices, int) or isinstance(self.devices, bool) or self.devices < 1:
             raise SpecError(f"scenario.devices: got {self.devices!r}, need a whole number >= 1")
+        if self.price_per_h is not None and not 0 <= self.price_per_h < float("inf"):
+            raise SpecError(f"scenario.price_per_h: got {self.price_per_h}, need USD/h from 0")
 
     def made(self) -> Made:
         """Look everything up. Raises SpecError for unknown names, InfeasibleError for layouts."""
@@ -110,6 +112,12 @@ class Scenario:
                 f"layout: tp {layout.tp} x dp {layout.dp} x cp {layout.cp} x pp {layout.pp} needs "
                 f"{layout.devices} devices, there are {self.devices}; ask for {layout.devices} "
                 f"or make the layout smaller"
+            )
+        layers = getattr(getattr(network, "decoder", network), "layers", None)
+        if isinstance(layers, int | float) and layout.pp > layers:
+            raise InfeasibleError(
+                f"layout.pp: {network.name} has {layers:g} layers, which {layout.pp} stages cannot "
+                f"share; use at most {layers:g}"
             )
         return Made(network, device, layout, self.devices // layout.devices, made, formats,
                     treatment)  # fmt: skip

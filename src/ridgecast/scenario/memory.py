@@ -114,22 +114,27 @@ def kv_bytes(
     """Bytes of cache that one sequence of `length` tokens takes on one device, whole replica.
 
     The sequence lives on one of the dp groups; tp shards cut it as far as its heads allow, cp
-    devices share its tokens, pp stages hold their own layers.
+    devices share its tokens, pp stages hold their own layers. States are kept whole on each of
+    them, and in no pages.
     """
     kept = _kept(t, length)
-    total: Amount = 0.0
+    tokens: Amount = 0.0
+    states: Amount = 0.0
     for cache in network.caches():
         elements = cache.elements(kept, layout.tp) / layout.pp
-        each = STATE_BYTES if cache.kind == "state" else formats.kv.bytes_each * t.kv.elements
-        total = total + elements * each
-        if t.kv.recent and cache.kind != "state":
+        if cache.kind == "state":
+            states = states + elements * STATE_BYTES
+            continue
+        each = formats.kv.bytes_each * t.kv.elements
+        tokens = tokens + elements * each
+        if t.kv.recent:
             last = cache.elements(np.minimum(kept, t.kv.recent), layout.tp) / layout.pp
-            total = total + last * (_MERGED - each)
-    total = np.asarray(total) / layout.cp
-    total = total + _index_bytes(network, layout, t, kept)
+            tokens = tokens + last * (_MERGED - each)
+    tokens = np.asarray(tokens) / layout.cp
+    tokens = tokens + _index_bytes(network, layout, t, kept)
     if t.kv.page > 1:  # the last page of a sequence is half empty on average
-        total = total * (1.0 + 0.5 * t.kv.page / np.maximum(kept, t.kv.page))
-    return total / (1.0 - t.kv.waste)
+        tokens = tokens * (1.0 + 0.5 * t.kv.page / np.maximum(kept, t.kv.page))
+    return tokens / (1.0 - t.kv.waste) + states
 
 
 def _index_bytes(network: Network, layout: Layout, t: Treatment, kept: Amount) -> Amount:
@@ -167,8 +172,10 @@ def memory_of(
     each = float(kv_bytes(network, formats, layout, t, room.length))
     shared = t.kv.shared * min(room.prompt, room.length)
     if shared > 0:
-        common = float(kv_bytes(network, formats, layout, t, shared))
-        kv = here * (each - common) + common
+        # every sequence has states and a window of its own, whatever it shares
+        alone = float(kv_bytes(network, formats, layout, t, 0.0))
+        own = float(kv_bytes(network, formats, layout, t, room.length - shared))
+        kv = here * own + float(kv_bytes(network, formats, layout, t, shared)) - alone
     else:
         kv = here * each
     on_device, off_device = kv, 0.0

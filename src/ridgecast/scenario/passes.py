@@ -28,7 +28,7 @@ from .host import Host
 from .lower import STEP, Case, Timed, time_cases
 from .tiers import Place, away, new_tokens
 
-__all__ = ["Job", "Machine", "Pass", "run_pass", "run_passes"]
+__all__ = ["Job", "Machine", "Pass", "idle_power", "run_pass", "run_passes"]
 
 F64 = npt.NDArray[np.float64]
 _COMM = ("collective", "transfer")
@@ -313,6 +313,11 @@ def _stages(machine: Machine, groups: Sequence[Any]) -> float | F64:
     return (pp - 1) * ((link.latency or 5e-6) + tokens * width * 2.0 / link.bandwidth)
 
 
+def idle_power(hardware: Hardware) -> float:
+    """Watts of a device that waits."""
+    return PowerModel.load().basis_of(hardware).idle * hardware.board_power
+
+
 def _energy(timed: Timed, machine: Machine, time: F64, busy: F64) -> F64:
     """Joules of all devices of the replica: kernels by the power model, waiting at idle power.
 
@@ -322,6 +327,6 @@ def _energy(timed: Timed, machine: Machine, time: F64, busy: F64) -> F64:
     spent = np.where(known, timed.energy, 0.0).sum(axis=0)
     lasted = np.where(known, timed.time, 0.0).sum(axis=0)
     power = np.where(lasted > 0, spent / np.where(lasted > 0, lasted, 1.0), np.nan)
-    idle = PowerModel.load().basis_of(machine.hardware).idle * machine.hardware.board_power
+    idle = idle_power(machine.hardware)
     devices = machine.layout.stage_devices  # other stages work on other passes meanwhile
     return (power * busy + idle * np.maximum(time - busy, 0.0)) * devices

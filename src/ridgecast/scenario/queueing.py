@@ -63,14 +63,18 @@ class Load:
     """Requests in flight on a replica, how many of them it holds at once, groups, and output.
 
     `batch` and `osl` are arrays [points]; `running` the sequences that run at once where memory
-    holds fewer; `groups` attention groups that prefill side by side; `rounds` as of `Traffic`.
+    holds fewer; `groups` groups of sequences that prefill side by side (attention groups, and
+    pipeline stages, each of which has a pass of its own); `rounds` as of `Traffic`. `stages` passes
+    are under way at a time, `idle` W go to stages that have none.
     """
 
     batch: F64
     running: F64
     osl: F64
-    groups: int = 1
+    groups: int | F64 = 1
     rounds: float | F64 = 10.0
+    stages: float | F64 = 1.0
+    idle: float | F64 = 0.0
 
 
 def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
@@ -103,20 +107,23 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
             np.maximum(high[1], tpot * engine.tpot_high))  # fmt: skip
     e2e = tuple(a + rest * b for a, b in zip(first, each, strict=True))
     rate = tuple(batch * osl / e2e[i] for i in (0, 2, 1))
-    return Served(first, each, e2e, rate, _power(p, batch, osl, t))  # type: ignore[arg-type]
+    return Served(first, each, e2e, rate, _power(p, load, t))  # type: ignore[arg-type]
 
 
-def _power(p: Phases, batch: F64, osl: F64, t: Treatment) -> F64:
-    """Mean power [W] of a replica that is never idle: energy of all its passes over their time."""
-    steps = np.maximum(osl - 1.0, 1.0) / t.speculation.accepted * (1.0 + _draft(t))
-    prompts = batch * p.rounds / p.together
+def _power(p: Phases, load: Load, t: Treatment) -> F64:
+    """Mean power [W] of a replica that is never idle: energy of all its passes over their time.
+
+    Of a pipeline's passes, one a stage runs at a time.
+    """
+    steps = np.maximum(load.osl - 1.0, 1.0) / t.speculation.accepted * (1.0 + _draft(t))
+    prompts = load.batch * p.rounds / p.together / load.stages
     spent, lasted = (steps * p.decode[k] + prompts * p.packed[k] for k in ("energy", "time"))
     if p.draft is not None:
         spent, lasted = (
             was + steps * _drafting(p.draft[k], t)
             for was, k in ((spent, "energy"), (lasted, "time"))
         )
-    return spent / lasted
+    return spent / lasted * load.stages + load.idle
 
 
 def _drafting(draft: F64, t: Treatment) -> F64:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from ..errors import InfeasibleError
 from ..models.network import Tokens
 from ..techniques.treatment import Treatment
+from .advice import cautions, need_text, offered
 from .case import Answer, Made, Scenario
 from .memory import Memory, Room, memory_of
-from .passes import Job, Machine, Pass, run_passes
+from .passes import Job, Machine, Pass, idle_power, run_passes
 from .queueing import Load, Phases, Served, serve
 
 __all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
@@ -168,21 +169,22 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     """
     t, network = _with_prefix(made.treatment, s), made.network
     n = len(at.running)
+    running = np.ceil(at.running / _stages(made, at))  # of one pass
     fresh = np.maximum(np.ceil(at.isl * (1.0 - t.kv.shared)), 1.0)
     chunk = np.full(n, float(_chunk(made)) or np.inf)
     if t.batching.chunk:  # the decodes that a chunk carries count among its tokens
-        chunk = np.maximum(chunk - at.running * t.speculation.verified, 16.0)
-    together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(at.running, 1.0))
+        chunk = np.maximum(chunk - running * t.speculation.verified, 16.0)
+    together = np.clip(np.floor(chunk / fresh), 1.0, np.maximum(running, 1.0))
     part = np.minimum(fresh, chunk)
     rounds = np.ceil(fresh / part)
     context = np.where(rounds > 1, at.isl - (fresh - part) / 2.0, at.isl)
     kv = np.ceil(at.isl + at.osl / 2.0)
     if t.batching.prefix_groups:  # what the sequences of a pass share is read once, not by each
-        kv = np.ceil(kv - at.isl * t.kv.shared * (1.0 - 1.0 / np.maximum(at.running, 1.0)))
+        kv = np.ceil(kv - at.isl * t.kv.shared * (1.0 - 1.0 / np.maximum(running, 1.0)))
     spec = t.speculation
     zero = np.zeros(n)
     verified = np.maximum(np.round(spec.verified), 1.0)
-    decode = Tokens(np.concatenate([at.running, zero, zero, at.running]), verified,
+    decode = Tokens(np.concatenate([running, zero, zero, running]), verified,
                     np.tile(kv, SETS) + verified - 1.0, verified)  # fmt: skip
     share, after = t.reduction.prompt, t.reduction.prompt_after
     prefill = Tokens(np.concatenate([zero, zero + 1.0, together, together]),
@@ -202,12 +204,24 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     if spec.draft_cache:
         near = np.minimum(kv, spec.draft_cache)
         own = replace(t, kv=replace(t.kv, place="device"))
-        jobs.append(Job(network, machine, [Tokens(at.running, 1.0, near)], own, t.reduction.layers))
+        jobs.append(Job(network, machine, [Tokens(running, 1.0, near)], own, t.reduction.layers))
     return _Planned(jobs, together, rounds, after, spec.draft_cache > 0)
 
 
 def _load(made: Made, s: Scenario, at: Points) -> Load:
-    return Load(at.batch, at.running, at.osl, made.layout.dp, s.traffic.rounds)
+    stages = _stages(made, at)
+    idle = (made.layout.pp - stages) * made.layout.stage_devices * idle_power(made.hardware)
+    groups = made.layout.dp * stages
+    return Load(at.batch, at.running, at.osl, groups, s.traffic.rounds, stages, idle)
+
+
+def _stages(made: Made, at: Points) -> F64:
+    """Pipeline stages that work at a time: sequences are dealt out to as many groups of passes.
+
+    Static engines send one batch through one stage after another.
+    """
+    most = np.ones_like(at.running) if _static(made) else np.maximum(at.running, 1.0)
+    return np.minimum(float(made.layout.pp), most)
 
 
 def _slice(run: Pass, start: int, n: int) -> dict[str, F64]:
@@ -244,10 +258,12 @@ def evaluate(s: Scenario) -> Answer:
     """Answer a scenario.
 
     Raises SpecError for unknown names and impossible values, InfeasibleError for a layout or a
-    format that cannot be, NoDataError where a kernel cannot be answered. A model that does not fit
-    is an answer, with `fits` False and what would make it fit among the reasons.
+    format that cannot be, NoDataError where a kernel cannot be answered, UnsupportedError for a
+    network that writes no text. A model that does not fit is an answer, with `fits` False and what
+    would make it fit among the reasons.
     """
     made = s.made()
+    need_text(made.network)
     machine = machine_of(made, s)
     most = largest_batch(made, s, machine.pinned)
     batch = most if s.traffic.batch == "max" else int(s.traffic.batch)
@@ -267,7 +283,7 @@ def evaluate(s: Scenario) -> Answer:
                  "kv": f"{made.formats.kv.bits_each:g} bits"},
         techniques=made.treatment.techniques,
     )  # fmt: skip
-    if memory.total > limit or batch < 1:
+    if memory.total > limit or memory.host > s.host.memory_capacity or batch < 1:
         return Answer(fits=False, **common, interval={"memory_total": (memory.low, memory.high)},
                       reasons=_what_would_fit(s, made, memory, limit))  # fmt: skip
     at = Points.of(batch, s.traffic.isl, s.traffic.osl, running)
@@ -284,6 +300,7 @@ def _answer(
     interval = {
         name: (first[f"{name}_low"], first[f"{name}_high"]) for name in ("ttft", "tpot", "e2e")
     }
+    first |= offered(s, made, first)
     rate = first["output_tokens_per_s"]
     ends = (first["output_tokens_per_s_low"], first["output_tokens_per_s_high"])
     interval["output_tokens_per_s_per_gpu"] = (ends[0] / devices, ends[1] / devices)
@@ -291,8 +308,8 @@ def _answer(
     power = first["power"] / devices if np.isfinite(first["power"]) else None
     energy = first["power"] / rate
     price = s.price_per_h if s.price_per_h is not None else made.hardware.price_per_h
-    cost = price * devices / 3600.0 / rate * 1e6 if price else None
-    reasons = list(run.timed.reasons)
+    cost = price * devices / 3600.0 / rate * 1e6 if price is not None else None
+    reasons = cautions(s, made) + list(run.timed.reasons)
     if common["batch"] > common["max_batch"]:
         reasons.insert(0, f"{common['max_batch']} of {common['batch']} requests run at once, the "
                           "others wait: memory holds no more")  # fmt: skip
@@ -310,12 +327,23 @@ def _answer(
         output_tokens_per_s_per_gpu=rate / devices, power=power,
         energy_per_token=energy if power is not None else None, cost_per_million_tokens=cost,
         limiter=_limiter(run), basis=weakest, interval=interval, shares=run.timed.shares(),
-        breakdown={
-            "decode": {k: float(v[0]) for k, v in run.parts.items() if v[0] != 0},
-            "prefill": {k: float(v[1]) for k, v in run.parts.items() if v[1] != 0},
-        },
+        breakdown=_breakdown(run, made),
         reasons=tuple(reasons),
     )  # fmt: skip
+
+
+def _breakdown(run: Pass, made: Made) -> dict[str, dict[str, float]]:
+    """Seconds by part of a decode and a prefill pass, as the engine runs them."""
+    engine = made.engine
+    scales = {"decode": engine.decode_factor, "prefill": engine.prefill_factor}
+    found = {
+        phase: {k: float(v[i]) * scale for k, v in run.parts.items() if v[i] != 0}
+        for i, (phase, scale) in enumerate(scales.items())
+    }
+    launch = 0.0 if _static(made) else engine.prefill_launch * float(run.launches[1])
+    if launch:
+        found["prefill"]["launch"] = found["prefill"].get("launch", 0.0) + launch
+    return found
 
 
 # Power of work other than the GEMMs that it was fitted on: factor of the 90 % interval (assumed;
@@ -368,26 +396,36 @@ def _what_would_fit(s: Scenario, made: Made, memory: Memory, limit: float) -> tu
         f"{memory.kv / gb:.1f} cache), {limit / gb:.1f} of "
         f"{made.hardware.memory.capacity / gb:.0f} GB may be used"
     ]
+    if memory.total <= limit:
+        told.clear()
+    if memory.host > s.host.memory_capacity:
+        told.append(f"needs {memory.host / gb:.1f} GB of host memory a device, there are "
+                    f"{s.host.memory_capacity / gb:.0f}")  # fmt: skip
+    first = len(told)
     tries: list[tuple[str, Mapping[str, Any]]] = []
     for name in ("fp8", "int8_wo", "int4_wo"):
         tries.append((f"dtype {name}", {"dtype": name}))
-    for more in (2, 4, 8, 16, 32):
-        count = made.layout.devices * more
-        tries.append((f"{count} devices", {"devices": count, "layout": None}))
+    counts = [made.layout.devices * more for more in (2, 4, 8, 16, 32, 64)]
+    tries += [(f"{n} devices", {"devices": n, "layout": None}) for n in counts]
     if memory.kv > memory.weights * 0.1:
         tries.append(("kv_dtype fp8", {"kv_dtype": "fp8"}))
+    fewest = {"dtype": "int4_wo", "layout": None}
+    tries += [(f"dtype int4_wo on {n} devices", {**fewest, "devices": n}) for n in counts]
     batch = 1 if s.traffic.batch == "max" else s.traffic.batch
     for what, change in tries:
         try:
             other = replace(s, traffic=replace(s.traffic, batch=batch), **change)
             again = other.made()
-            if memory_at(again, other, int(batch)).total <= limit:
+            if what.startswith("dtype int4_wo on") and len(told) > first:
+                break  # one change is enough
+            found = memory_at(again, other, int(batch), machine_of(again, other).pinned)
+            if found.total <= limit and found.host <= s.host.memory_capacity:
                 told.append(f"fits with {what}")
         except (InfeasibleError, ValueError):
             continue
-        if len(told) > 3:
+        if len(told) > first + 2:
             break
-    most = largest_batch(made, s)
+    most = largest_batch(made, s, machine_of(made, s).pinned)
     if most and s.traffic.batch != "max":
         told.append(f"fits with batch {most}")
     return tuple(told)
