@@ -67,7 +67,9 @@ def test_an_unknown_work_names_the_nearest():
         (LESS, 5.0, "direction only"),
         (LESS, -5.0, "contradicted"),
         (UP_TO, (1.1, 2.7), "reproduced"),
-        (UP_TO, (1.1, 50.0), "reproduced"),  # reached on the way
+        (UP_TO, (1.1, 12.0), "reproduced"),  # reached on the way
+        (UP_TO, (1.1, 50.0), "direction only"),  # so wide that it would hold anything
+        (SPEEDUP, (0.5, 9.0), "direction only"),  # so it is here
         (UP_TO, (4.0, 50.0), "direction only"),  # never as small
         (UP_TO, (1.1, 2.0), "direction only"),
         (AT_LEAST, 9.0, "reproduced"),

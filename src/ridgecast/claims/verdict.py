@@ -5,7 +5,9 @@ A figure:
     reproduced      the published value lies in the recomputed range widened by the tolerance (15 %
                     unless the recipe says more, never above 30 %, and of a ratio never more than
                     half of the gain); "up to" figures: the largest recomputed value reaches it, the
-                    smallest does not exceed it; "at least" figures: the smallest does
+                    smallest does not exceed it; "at least" figures: the smallest does. A range
+                    that would hold almost any value (five times as wide as the published one, fifty
+                    points of a percentage) reproduces nothing
     direction only  the change has the right sign, not the size (and is more than a hundredth of it)
     contradicted    neither; the recipe's note says why
     not modelled    the recipe says why it cannot be recomputed
@@ -45,6 +47,7 @@ REPRODUCED, DIRECTION = "reproduced", "direction only"
 CONTRADICTED, NOT_MODELLED = "contradicted", "not modelled"
 VERDICTS = (REPRODUCED, DIRECTION, CONTRADICTED, NOT_MODELLED)
 DEFAULT_TOLERANCE, LARGEST_TOLERANCE = 0.15, 0.30
+WIDEST, BEYOND, WIDEST_POINTS = 5.0, 5.0, 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,24 @@ def _reached(figure: Figure, found: Finding) -> bool:
     return low <= first + near and high >= last - far
 
 
+def _too_wide(figure: Figure, found: Finding) -> bool:
+    """Whether the recomputed range would hold almost any published value.
+
+    Ratios and amounts: more than WIDEST times as wide as the published range (of "up to" figures:
+    its upper end more than BEYOND times the published one). Percentages: more than WIDEST_POINTS
+    wider; those of "up to" figures end at 100 anyway.
+    """
+    low, high = found.ends
+    first, last = figure.ends
+    if low == high or found.ceiling or figure.bound == "min":
+        return False
+    if figure.unit.startswith("%"):
+        return figure.bound != "max" and (high - low) - (last - first) > WIDEST_POINTS
+    if figure.bound == "max":
+        return high > BEYOND * last
+    return low <= 0 or high / low > WIDEST * (last / first if first > 0 else 1.0)
+
+
 def _same_way(figure: Figure, found: Finding) -> bool:
     """Whether both are gains, or both losses, at the best place; False for amounts.
 
@@ -178,7 +199,7 @@ def verdict_of_figure(figure: Figure, found: Finding | NotModelled | None) -> st
     if found is None or isinstance(found, NotModelled):
         return NOT_MODELLED
     if _reached(figure, found):
-        return REPRODUCED
+        return DIRECTION if _too_wide(figure, found) else REPRODUCED
     if _same_way(figure, found):
         return DIRECTION
     if not found.note.strip():
