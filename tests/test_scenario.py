@@ -279,3 +279,22 @@ def test_what_was_not_used_or_exceeded_is_said():
     told = evaluate(case(n=7, traffic=Traffic(200000, 10, 1))).reasons
     assert told[0].startswith("3 of 7 devices are left over")
     assert told[1] == "llama-3.1-8b was made for 131072 tokens; 200010 are asked for"
+
+
+@pytest.mark.parametrize("on", ["v100_sxm", "t4", "mi50"])
+def test_weight_only_formats_need_no_unit(on):
+    """AWQ, GPTQ and mxfp4 weights run on devices without bf16: unpacked, multiplied in fp16."""
+    wide, narrow = (case("qwen3-0.6b", on, dtype=d, traffic=Traffic(64, 64, 1))
+                    for d in ("", "int4_wo"))  # fmt: skip
+    assert evaluate(narrow).tpot < evaluate(wide).tpot
+    assert evaluate(narrow).formats["linear"] == "fp16, weights at 4.12 bits"
+    formats = case("gpt-oss-20b", on).made().formats
+    assert formats.expert == "fp16" and formats.expert_storage.bits_each == pytest.approx(4.25)
+
+
+def test_published_fp8_stays_8_bits_in_memory_without_a_unit():
+    weights = [weights_and_cache(case("qwen3-32b-fp8", on), 1)[0]
+               for on in ("h100_sxm", "a100_sxm")]  # fmt: skip
+    assert weights[1] == pytest.approx(weights[0])
+    with pytest.raises(InfeasibleError, match="weight-only"):
+        case("qwen3-32b", "a100_sxm", dtype="fp8").made()

@@ -14,12 +14,11 @@ from ..hardware import Hardware
 from ..models.network import Network
 from ..techniques.treatment import Storage, Treatment
 
-__all__ = ["Formats", "formats_of"]
+__all__ = ["Formats", "formats_of", "told_of"]
 
 WIDE = "bf16"
 _INSTEAD = {  # what a device without the wanted unit may take: same bits first, then more
     "nvfp4": ("mxfp4", "fp8_e4m3", "int4_wo", "int8"),
-    "mxfp4": ("nvfp4", "fp8_e4m3", "int4_wo", "int8"),
     "fp8_e4m3": ("int8", "int8_wo", "bf16", "fp16"),
     "fp8_block": ("int8", "int8_wo", "bf16", "fp16"),
     "bf16": ("fp16", "fp32"),
@@ -71,18 +70,19 @@ def formats_of(
     """Choose the formats of a network on a device; `asked` "" takes the published one.
 
     `asked` is the format of linear layers and experts (`experts`: of experts only), `kv` that of
-    the cache. Raises InfeasibleError for a format that the device does not multiply, naming those
-    that it does; SpecError for an unknown format.
+    the cache. Raises InfeasibleError for a format that the device does not multiply (weight-only
+    ones are multiplied in 16 bits), naming those that it does; SpecError for an unknown format.
     """
     t = treatment or Treatment()
     wide = WIDE if hardware.supports(WIDE) else ("fp16" if hardware.supports("fp16") else "fp32")
     native = network.native_dtype or wide
     own = getattr(network, "expert_dtype", "") or native
-    linear = _supported(_published(asked, native), hardware, bool(asked), wide)
-    chosen = _published(experts or asked, own)
-    expert = _supported(chosen, hardware, bool(experts or asked), wide)
-    linear_storage = _grouped(Storage.of(linear), network, linear == native)
-    expert_storage = _grouped(Storage.of(expert), network, expert == own)
+    name = _published(asked, native)
+    linear, linear_storage = _chosen(name, hardware, bool(asked), wide)
+    linear_storage = _grouped(linear_storage, network, name == native)
+    name = _published(experts or asked, own)
+    expert, expert_storage = _chosen(name, hardware, bool(experts or asked), wide)
+    expert_storage = _grouped(expert_storage, network, name == own)
     if t.weights is not None:
         linear_storage = t.weights
         linear = _supported(t.weights.compute or wide, hardware, False, wide)
@@ -94,6 +94,17 @@ def formats_of(
     stored = t.kv.storage or Storage.of(dtype(kv).name if kv else wide)
     near = min(("fp8_e4m3", wide), key=lambda d: abs(dtype(d).bits - stored.bits_each))
     return Formats(wide, linear, expert, linear_storage, expert_storage, stored, near, t.ends)
+
+
+def told_of(name: str, storage: Storage) -> str:
+    """Name a format of products, with the bits of its weights where they are stored otherwise.
+
+    >>> told_of("bf16", Storage.of("bf16")), told_of("fp16", Storage.of("int4_wo"))
+    ('bf16', 'fp16, weights at 4.12 bits')
+    """
+    if abs(storage.bits_each - Storage.of(name).bits_each) < 0.5:
+        return name
+    return f"{name}, weights at {storage.bits_each:.3g} bits"
 
 
 def _grouped(storage: Storage, network: Network, published: bool) -> Storage:
@@ -109,6 +120,21 @@ def _published(asked: str, native: str) -> str:
     return asked or native
 
 
+def _chosen(name: str, hardware: Hardware, asked: bool, wide: str) -> tuple[str, Storage]:
+    """Return the format of the products, and how their weights are stored.
+
+    Published weights that the device has no unit for, and weight-only formats, stay as they are in
+    memory and are multiplied in 16 bits (as Marlin kernels do, arXiv:2408.11743).
+    """
+    d = dtype(name)
+    kept = d.weight_only or d.name == "mxfp4" or not asked
+    unit = WIDE if d.name == "mxfp4" else d
+    if kept and d.bits < 16 and not hardware.supports(unit):
+        return wide, replace(Storage.of(name), compute=wide, unpack=2.0)
+    name = _supported(name, hardware, asked, wide)
+    return name, Storage.of(name)
+
+
 def _supported(name: str, hardware: Hardware, asked: bool, wide: str) -> str:
     """Return the format if the device multiplies it; else, if it was not asked for, 16 bits."""
     d = dtype(name)
@@ -122,5 +148,5 @@ def _supported(name: str, hardware: Hardware, asked: bool, wide: str) -> str:
     raise InfeasibleError(
         f"dtype: {hardware.name} does not multiply {d.name}; it multiplies "
         f"{', '.join(hardware.rates)}. Use {' or '.join(can[:3]) or wide} instead"
-        + (", or a weight-only format (int4_wo)" if "int4_wo" not in can else "")
+        + (", or a weight-only format (int4_wo)" if "int4_wo" not in can[:3] else "")
     )

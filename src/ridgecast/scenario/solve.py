@@ -18,6 +18,7 @@ from ..models.network import Tokens
 from ..techniques.treatment import Treatment
 from .advice import cautions, need_text, offered
 from .case import Answer, Made, Scenario
+from .formats import told_of
 from .memory import Memory, Room, memory_of
 from .passes import Job, Machine, Pass, idle_power, run_passes
 from .queueing import Load, Phases, Served, serve
@@ -279,7 +280,8 @@ def evaluate(s: Scenario) -> Answer:
         out_of_memory_probability=memory.risk(limit), max_batch=most,
         memory={**memory.parts(), "host": memory.host, "storage": memory.storage},
         layout={n: getattr(made.layout, n) for n in ("tp", "pp", "dp", "ep", "cp")},
-        formats={"linear": made.formats.linear, "experts": made.formats.expert,
+        formats={"linear": told_of(made.formats.linear, made.formats.linear_storage),
+                 "experts": told_of(made.formats.expert, made.formats.expert_storage),
                  "kv": f"{made.formats.kv.bits_each:g} bits"},
         techniques=made.treatment.techniques,
     )  # fmt: skip
