@@ -248,10 +248,18 @@ def solve_points(s: Scenario, at: Points, made: Made | None = None) -> dict[str,
 
 
 def solve_all(cases: Sequence[tuple[Made, Scenario, Points]]) -> list[dict[str, F64]]:
-    """Solve the points of many scenarios with one table of predictions."""
+    """Solve the points of many scenarios with one table of predictions.
+
+    Besides what `Served` has, `decode` (with its ends) is the time per output token of a worker
+    that never stops for a prompt.
+    """
     out = []
     for (made, s, at), (phases, _) in zip(cases, phases_of_all(cases), strict=True):
-        out.append(serve(phases, _load(made, s, at), made.engine, made.treatment).columns())
+        load = _load(made, s, at)
+        found = serve(phases, load, made.engine, made.treatment).columns()
+        apart = serve(phases, load, replace(made.engine, stall=0.0), made.treatment).tpot
+        names = ("decode", "decode_low", "decode_high")
+        out.append(found | dict(zip(names, apart, strict=True)))
     return out
 
 

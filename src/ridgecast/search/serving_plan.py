@@ -31,7 +31,7 @@ F64 = npt.NDArray[np.float64]
 NODES = 9  # batches that are solved; those between follow by interpolation in log space
 _KEYS = ("hardware", "engine", "dtype", "kv_dtype", "technique", "tp", "pp", "dp", "ep")
 _NUMBERS = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "power_w", "memory_bytes",
-            "tpot_high_s", "ttft_high_s")  # fmt: skip
+            "tpot_high_s", "ttft_high_s", "decode_s", "decode_high_s")  # fmt: skip
 # Prefill workers are kept busy for 80 % of the time; a request then waits for
 # busy / (2 (1 - busy)) of a prefill (M/D/1, Pollaczek-Khinchine), and for its own
 _BUSY = 0.8
@@ -39,7 +39,8 @@ _WAIT = 1.0 + _BUSY / (2.0 * (1.0 - _BUSY))
 # column of a plan -> array of the solver
 _SOLVED = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e", "power_w": "power",
            "output_tokens_per_s": "output_tokens_per_s", "tpot_high_s": "tpot_high",
-           "ttft_high_s": "ttft_high"}  # fmt: skip
+           "ttft_high_s": "ttft_high", "decode_s": "decode",
+           "decode_high_s": "decode_high"}  # fmt: skip
 _CASES = 48  # layouts that one table of predictions holds
 
 
@@ -146,7 +147,7 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
         if progress:
             progress(Progress(len(found["batch"]), len(found["batch"]), 0))
     if space.disaggregate:
-        found = _with_pairs(found, network, traffic, limits)
+        found = _with_pairs(found, network, traffic, limits, space)
     found = _scaled(found, traffic, space)
     return _chosen(found, limits, objective, refused)
 
@@ -268,19 +269,24 @@ def _fill(out: Table, table: Table, part: Sequence[tuple[Any, Scenario, Made, Po
         out["memory_bytes"][rows] = low + share * (high - low)
 
 
-def _with_pairs(found: Table, network: Network, traffic: Traffic, limits: Limits) -> Table:
+def _with_pairs(
+    found: Table, network: Network, traffic: Traffic, limits: Limits, space: Space
+) -> Table:
     """Add disaggregated services: prefill workers of one option, decode workers of another.
 
     A prefill worker runs one prompt after another (its batch-1 time to first token), a decode
     worker only decodes. Counts (x, y) up to eight each balance both sides within the device limit;
     prefill workers are busy for 80 % of the time at most.
-    The cache of a prompt crosses the network between them.
+    The cache of a prompt crosses the network between them. `extra_usd_per_h` is what prefill
+    workers cost beyond as many devices of the decode side.
     """
+    found = found | {"extra_usd_per_h": np.zeros(len(found["batch"]))}
     first = np.flatnonzero((found["batch"] == 1) & (found["status"] == "ok"))
     decode = np.flatnonzero(found["status"] == "ok")
     if not len(first):
         return found
-    each = found["tpot_s"][decode] * max(traffic.osl - 1, 1)
+    each = found["decode_s"][decode] * max(traffic.osl - 1, 1)
+    prices = {n: _price(n, space) for n in dict.fromkeys(found["hardware"].tolist())}
     rate_out = found["batch"][decode] / each  # requests/s of a decode worker
     columns: dict[str, list[Any]] = {name: [] for name in found}
     for p in first.tolist():
@@ -300,7 +306,11 @@ def _with_pairs(found: Table, network: Network, traffic: Traffic, limits: Limits
         new = {name: found[name][rows].copy() for name in found}
         new["ttft_s"] = np.full(len(rows), wait * _WAIT) + moved
         new["ttft_high_s"] = new["ttft_s"] * (found["ttft_high_s"][p] / wait)
+        new["tpot_s"], new["tpot_high_s"] = new["decode_s"], new["decode_high_s"]
         new["e2e_s"] = new["ttft_s"] + each[ok]
+        theirs = np.array([prices[n] for n in new["hardware"].tolist()])
+        more = prices[found["hardware"][p]] - theirs
+        new["extra_usd_per_h"] = x[ok] * found["devices_each"][p] * more
         new["output_tokens_per_s"] = served * traffic.osl
         new["power_w"] = x[ok] * found["power_w"][p] + y[ok] * found["power_w"][rows] * kept
         new["devices_each"] = size[ok].astype(np.int64)
@@ -330,6 +340,8 @@ def _scaled(found: Table, traffic: Traffic, space: Space) -> Table:
     each = {name: _price(name, space) for name in dict.fromkeys(found["hardware"].tolist())}
     price = np.array([each[n] for n in found["hardware"].tolist()])
     cost = devices * price
+    if "extra_usd_per_h" in found:
+        cost = cost + replicas * found["extra_usd_per_h"]
     tokens = replicas * found["output_tokens_per_s"]
     if traffic.request_rate is not None:
         tokens = np.minimum(tokens, traffic.request_rate * traffic.osl)
