@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ridgecast.errors import InfeasibleError, SpecError
+from ridgecast.errors import InfeasibleError, SpecError, UnsupportedError
 from ridgecast.scenario import Points, Scenario, Traffic, solve_points
 from ridgecast.search.serving_plan import Limits, Space, evaluate_table, plan_serving
 
@@ -132,3 +133,25 @@ def test_a_mix_is_served_by_no_more_than_the_best_single_kind():
         assert sum(plan.fleet.assignment[one.name].values()) == pytest.approx(one.rate)
     with pytest.raises(SpecError, match="isl:osl"):
         parse_mix("1024:256")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"devices": ("nope",)}, {"engines": ("nope",)}, {"dtypes": ("fp7",)}, {"batches": 0},
+     {"techniques": ("", "nope")}],
+)  # fmt: skip
+def test_wrong_names_are_not_options(change):
+    with pytest.raises(SpecError):
+        plan_serving(MODEL, replace(SPACE, **change), TRAFFIC)
+
+
+def test_what_has_no_service_is_refused():
+    with pytest.raises(UnsupportedError, match="does not generate text"):
+        plan_serving("sdxl", SPACE, TRAFFIC)
+    with pytest.raises(SpecError, match=r"limits\.ttft"):
+        Limits(ttft=-1.0)
+
+
+def test_a_price_holds_for_every_spelling_of_a_device():
+    space = Space(("H100-SXM",), tp=(1,), pp=(1,), batches=2, prices={"h100_sxm": 7.0})
+    assert set(plan_serving(MODEL, space, Traffic(64, 64)).table["cost_usd_per_h"]) == {7.0}

@@ -88,13 +88,13 @@ def scenario_of(
     device, _, count = (
         on.rpartition(":") if ":" in on and not on.endswith(".toml") else (on, "", "")
     )
-    if count and (not count.isdigit() or int(count) < 1):
+    if count and (not count.isdecimal() or int(count) < 1):
         raise SpecError(f"--on: got {on!r}, need DEVICE or DEVICE:N with N of at least 1")
     layout = Layout(**sizes) if sizes else None
     devices = int(count) if count else (layout.devices if layout else 1)
     batch: int | str = asked["batch"]
     if batch != "max":
-        if not str(batch).isdigit():
+        if not str(batch).isdecimal():
             raise SpecError(f"--batch: got {batch!r}, need a whole number of at least 1, or max")
         batch = int(batch)
     traffic = Traffic(asked["isl"], asked["osl"], batch, asked["request_rate"], asked["prefix"])

@@ -189,6 +189,6 @@ def _prices(pairs: Sequence[str]) -> dict[str, float]:
             out[resolve(name).name] = float(value)
         except ValueError:
             sign = ""
-        if not sign:
+        if not sign or not 0 <= out[resolve(name).name] < float("inf"):
             raise SpecError(f"--price: got {pair!r}, need DEVICE=USD, as h100_sxm=2.5")
     return out

@@ -52,7 +52,7 @@ class Traffic:
         whole = isinstance(self.batch, int) and not isinstance(self.batch, bool)
         if self.batch != "max" and not (whole and int(self.batch) >= 1):
             raise SpecError(f"traffic.batch: got {self.batch!r}, need a whole number >= 1, or max")
-        if self.request_rate is not None and not self.request_rate > 0:
+        if self.request_rate is not None and not 0 < self.request_rate < float("inf"):
             raise SpecError(
                 f"traffic.request_rate: got {self.request_rate}, need requests/s above 0"
             )

@@ -7,6 +7,7 @@ cheapest answer, and why each rejected option failed. Physics is `scenario`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -14,14 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import dtype
 from ..errors import InfeasibleError, RidgecastError, SpecError
 from ..hardware import resolve
 from ..models import Layout, Network
 from ..models import get as get_model
 from ..scenario import Points, Scenario, Traffic
+from ..scenario import engine as find_engine
+from ..scenario.advice import need_text
 from ..scenario.case import Made
 from ..scenario.solve import largest_batch, machine_of, memory_at, solve_all
 from ..store.tables import Table
+from ..techniques import treatment_of
 from .engine import Function, Progress, run
 from .pareto import non_dominated
 
@@ -58,6 +63,12 @@ class Limits:
     cost_per_h: float | None = None
     devices: int = 64
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("ttft", "tpot", "e2e", "power", "cost_per_h", "devices"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SpecError(f"limits.{name}: got {value}, need more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,8 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
         raise SpecError(f"objective: got {objective!r}, need one of {', '.join(OBJECTIVES)}")
     limits = limits or Limits()
     network = get_model(model) if isinstance(model, str) else model
+    need_text(network)
+    _checked(space)
     rows, refused = _options(network, space, traffic, limits)
     if not rows:
         raise InfeasibleError(
@@ -150,6 +163,22 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
         found = _with_pairs(found, network, traffic, limits, space)
     found = _scaled(found, traffic, space)
     return _chosen(found, limits, objective, refused)
+
+
+def _checked(space: Space) -> None:
+    """Raise SpecError for a name that nothing has, and for no batches: no option could be."""
+    for device in space.devices:
+        resolve(device)
+    for one in space.engines:
+        find_engine(one)
+    for one in (*space.dtypes, *space.kv_dtypes):
+        if one:
+            dtype(one)
+    for one in space.techniques:
+        with suppress(InfeasibleError):  # those that exclude each other are refused one by one
+            treatment_of(one)
+    if space.batches < 1:
+        raise SpecError(f"plan.batches: got {space.batches}, need sizes to try, from 1")
 
 
 OBJECTIVES = ("cost", "devices", "power", "throughput")
@@ -355,9 +384,11 @@ def _scaled(found: Table, traffic: Traffic, space: Space) -> Table:
 
 
 def _price(name: str, space: Space) -> float:
-    if name in space.prices:
-        return float(space.prices[name])
-    own = resolve(name).price_per_h
+    device = resolve(name)
+    for known in (name, device.name):
+        if known in space.prices:
+            return float(space.prices[known])
+    own = device.price_per_h
     return float("nan") if own is None else own
 
 
