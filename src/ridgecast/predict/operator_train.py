@@ -195,12 +195,12 @@ def _kind(table: Table, op: str) -> dict[str, Any]:
 def _rank(op: str, collection: str) -> int:
     """Preference among collections of one device: what graphs replay before what a host launches.
 
-    Custom all-reduce kernels, those of TensorRT-LLM and SGLang, and exchanges between experts are
-    asked for by name.
+    Custom all-reduce kernels, those of TensorRT-LLM and SGLang, exchanges between experts and
+    expert layers of one engine and format are asked for by name.
     """
     if "/dispatch" in collection or "/combine" in collection:
         return -3
-    own = ("custom", "/trtllm", "/sglang") if op == "collective" else ("custom",)
+    own = ("custom", "/trtllm", "/sglang") if op == "collective" else ("custom", "/fp8_block")
     return -2 if "eager" in collection else -1 if any(word in collection for word in own) else 0
 
 

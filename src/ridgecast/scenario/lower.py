@@ -161,11 +161,16 @@ def _lowered(case: Case, bundle: Bundle) -> _Lowered:
 
 
 def _collection(row: _Row, case: Case, bundle: Bundle) -> str:
-    """Measured collection that a row is answered from: what was asked for, or the engine's own."""
-    asked = case.collections.get(row.op, "")
-    if asked or row.op != "collective" or row.words["kind"] != "all_reduce":
-        return asked
-    return bundle.collection_of(row.op, case.hardware.base_name, case.engine)
+    """Measured collection that a row is answered from: what was asked for, or the engine's own.
+
+    Engines' expert layers are alike, but for those of a format that have a collection of their own.
+    """
+    asked, device = case.collections.get(row.op, ""), case.hardware.base_name
+    if not asked and row.op == "collective" and row.words["kind"] == "all_reduce":
+        return bundle.collection_of(row.op, device, case.engine)
+    if not asked and row.op == "moe" and case.engine:
+        return bundle.collection_of(row.op, device, f"/{case.engine}-", f"/{row.words['dtype']}")
+    return asked
 
 
 def _quantised(calls: Sequence[Call], case: Case) -> list[Call]:
