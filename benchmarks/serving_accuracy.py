@@ -39,7 +39,7 @@ def main() -> None:
     for reason in sorted(set(found["reason"][~told].tolist()))[:8]:
         print("  no answer:", reason[:150], int((found["reason"] == reason).sum()))
     parts = {
-        "train networks": train, "unseen_network": ~train,
+        "all networks": train | ~train, "train networks": train, "unseen_network": ~train,
         "unseen_network, aggregated": ~train & agg,
         "unseen_network, layout stated or published": ~train & known,
         "unseen_network, prefill and decode apart": ~train & ~agg,

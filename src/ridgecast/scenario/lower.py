@@ -28,13 +28,13 @@ from ..ops.base import Work
 from ..predict import predict_table
 from ..predict.bundle import Bundle, open_bundle
 from ..techniques.treatment import Storage, Treatment
+from .floor import STEP, cold_seconds, work_of
 from .formats import Formats
 
 __all__ = ["Case", "Timed", "gemm_work", "time_calls", "time_cases"]
 
 F64 = npt.NDArray[np.float64]
 BASES = ("measured", "learned", "transferred", "analytic", "bound")
-STEP = 256  # most positions of a decode step (verified drafts); more are a chunk of a prompt
 _STRETCH = 0.25  # 90 % factor of a change by physics: |log ratio| * this (as predict.ladder)
 
 
@@ -96,6 +96,8 @@ class _Row:
     words: dict[str, str]
     ratio: Amount = 1.0
     changed: bool = False
+    floor: Amount = 0.0
+    """Seconds that what no cache can hold from pass to pass takes from memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class _Lowered:
 def _lowered(case: Case, bundle: Bundle) -> _Lowered:
     calls = [c for c in case.calls if np.any(np.asarray(c.count) > 0)]
     calls += _quantised(calls, case)
-    rows = [_row(call, case) for call in calls]
+    rows = [_grounded(_row(call, case), call, case) for call in calls]
     for row in rows:
         row.words.setdefault("collection", _collection(row, case, bundle))
     return _Lowered(case, calls, rows, _points(calls, rows))
@@ -203,11 +205,12 @@ def _timed(low: _Lowered, found: Mapping[str, Any]) -> Timed:
     codes = {b: i for i, b in enumerate(BASES)}
     basis = np.array([codes.get(b, 3) for b in found["basis"].tolist()]).reshape(shape)
     changed = np.array([r.changed for r in rows])[:, None] & (basis < 2)
+    least = count * np.stack([np.broadcast_to(np.asarray(r.floor, float), (points,)) for r in rows])
     return Timed(
         tuple(calls), count,
-        found["time_s"].reshape(shape) * scale,
-        found["time_low_s"].reshape(shape) * scale / stretch,
-        found["time_high_s"].reshape(shape) * scale * stretch,
+        np.maximum(found["time_s"].reshape(shape) * scale, least),
+        np.maximum(found["time_low_s"].reshape(shape) * scale / stretch, least),
+        np.maximum(found["time_high_s"].reshape(shape) * scale * stretch, least),
         found["energy_j"].reshape(shape) * scale,
         np.where(changed, 2, basis), found["limiter"].reshape(shape),
         _reasons(calls, found["reason"][:: max(points, 1)].tolist()),
@@ -291,6 +294,15 @@ def _row(call: Call, case: Case) -> _Row:
     if "dtype" in op_class(call.op).infos() and "dtype" not in words:
         words["dtype"] = case.formats.wide
     return _Row(call.op, fields, words)
+
+
+def _grounded(row: _Row, call: Call, case: Case) -> _Row:
+    """Add how long a step's weights, cache or states take from memory."""
+    f = case.formats
+    stored = f.kv if row.op == "attention" else f.storage(call.role)
+    if call.phase == "encoder" or (row.op == "attention" and case.treatment.kv.elements != 1.0):
+        return row
+    return replace(row, floor=cold_seconds(row.op, row.fields, row.words, stored, case.hardware))
 
 
 def _sorted_out(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
@@ -408,17 +420,8 @@ def _attention(call: Call, case: Case) -> _Row:
     return _Row("attention", fields, words, ratio, not np.all(np.asarray(ratio) == 1.0))
 
 
-def _work(op: str, fields: Mapping[str, Any], words: Mapping[str, str]) -> Work:
-    rows = max((np.size(v) for v in fields.values()), default=1)
-    columns = {k: np.broadcast_to(np.asarray(v, np.float64), (rows,)) for k, v in fields.items()}
-    made, bad, told = op_class(op).of_columns({**columns, **words}, rows)
-    if bad.all():
-        raise SpecError(str(told[0]))
-    return made.work()
-
-
 def _analytic(op: str, fields: Mapping[str, Any], words: Mapping[str, str], case: Case) -> F64:
-    return analytic_time(_work(op, fields, words), case.hardware, "cold")
+    return analytic_time(work_of(op, fields, words), case.hardware, "cold")
 
 
 def _reread(
@@ -435,10 +438,10 @@ def _reread(
     The share `plain` of it is in 16 bits.
     The elements that are read of the operand follow from two formats that differ by one byte.
     """
-    wide = _work(op, fields, {**words, name: "int8"})
-    narrow = _work(op, fields, {**words, name: "bf16"})
+    wide = work_of(op, fields, {**words, name: "int8"})
+    narrow = work_of(op, fields, {**words, name: "bf16"})
     elements = np.asarray(narrow.read) - np.asarray(wide.read)
-    known = _work(op, fields, words)
+    known = work_of(op, fields, words)
     coded, base = elements * (1.0 - plain), Storage.of(words[name]).bytes_each
     lanes = np.asarray(known.flops.get("vector", 0.0)) + storage.unpack * coded
     extra = coded * storage.bytes_each + (elements - coded) * 2.0 - elements * base

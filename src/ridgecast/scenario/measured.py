@@ -239,15 +239,15 @@ def _apart(one: Prepared, made: Made) -> dict[str, tuple[F64, F64]]:
     groups = one.sides[:, 0] * (one.before.layout.dp if one.before else 1)
     each = one.batch / groups
     for end, key in (("", "time"), ("_low", "low"), ("_high", "high")):
-        step = decode.decode[key] * e.decode_factor
-        tpot = step * (1.0 + t.speculation.draft_share * t.speculation.draft_steps)
-        tpot = tpot / t.speculation.accepted
+        drafting = t.speculation.draft_share * t.speculation.draft_steps
+        tpot = decode.decode[key] * e.decode_factor * (1.0 + drafting) / t.speculation.accepted
         launch = e.prefill_launch * prefill.launches
         own = (prefill.prefill[key] + launch) * prefill.rounds
         packed = (prefill.packed[key] + launch) * prefill.rounds / prefill.together
         first = 1.0 / load.rounds
         ttft = (1.0 - first) * own + first * np.maximum((each + 1.0) / 2.0 * packed, own)
-        ttft = ttft + (e.pass_wait + one.wait) * tpot + e.request_host
+        step = tpot * (t.speculation.accepted if e.name == "trtllm" else 1.0)  # it counts passes
+        ttft = ttft + e.pass_wait * tpot + one.wait * step + e.request_host
         queue = np.maximum(each * packed - load.osl * tpot, 0.0)
         out[end] = (ttft + queue, tpot)
     (ttft, tpot), (first_low, low), (first_high, high) = (out[x] for x in ("", "_low", "_high"))

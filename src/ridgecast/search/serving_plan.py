@@ -310,8 +310,11 @@ def _with_pairs(
     workers cost beyond as many devices of the decode side.
     """
     found = found | {"extra_usd_per_h": np.zeros(len(found["batch"]))}
-    first = np.flatnonzero((found["batch"] == 1) & (found["status"] == "ok"))
-    decode = np.flatnonzero(found["status"] == "ok")
+    good = found["status"] == "ok"
+    first = _useful(found, np.flatnonzero(good & (found["batch"] == 1)), ("ttft_s",), ())
+    if limits.tpot is not None:
+        good = good & (found["tpot_s"] <= limits.tpot)
+    decode = _useful(found, np.flatnonzero(good), ("tpot_s",), ("output_tokens_per_s",))
     if not len(first):
         return found
     each = found["decode_s"][decode] * max(traffic.osl - 1, 1)
@@ -350,6 +353,20 @@ def _with_pairs(
         for name in found:
             columns[name].append(new[name])
     return {n: np.concatenate([found[n], *columns[n]]) for n in found}
+
+
+def _useful(
+    found: Table, rows: npt.NDArray[np.int64], least: Sequence[str], most: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Rows that none of the same device beats in devices, `least` and `most`."""
+    kept = [rows[:0]]
+    for name in dict.fromkeys(found["hardware"][rows].tolist()):
+        mine = rows[found["hardware"][rows] == name]
+        values = np.stack([found["devices_each"][mine].astype(np.float64),
+                           *(found[c][mine] for c in least), *(-found[c][mine] for c in most)],
+                          axis=1)  # fmt: skip
+        kept.append(mine[non_dominated(values)])
+    return np.concatenate(kept)
 
 
 def _handover(network: Network, found: Table, row: int, traffic: Traffic) -> float:
