@@ -298,3 +298,17 @@ def test_published_fp8_stays_8_bits_in_memory_without_a_unit():
     assert weights[1] == pytest.approx(weights[0])
     with pytest.raises(InfeasibleError, match="weight-only"):
         case("qwen3-32b", "a100_sxm", dtype="fp8").made()
+
+
+def test_what_a_pass_uses_once_comes_from_memory():
+    """Kernels timed alone find a small cache in a large L2; those of a network do not."""
+    layers, batch, kv = 32, 16, 1024 + 64  # of 65 MB a layer, the L2 of an L40S holds 96
+    s = case(on="l40s", traffic=Traffic(1024, 128, batch), dtype="fp8")
+    cached = layers * batch * kv * 8 * 128 * 2 * 2
+    part = evaluate(s).breakdown["decode"]["attention"]
+    least = cached / device("l40s").memory.bandwidth
+    assert 0.9 * least < part < 3 * least
+    # states of a scan: twice the sequences take twice the time, on either side of the L2's size
+    s = case("mamba2-130m", "rtx_4090", traffic=Traffic(128, 128, 1))
+    out = solve_points(s, Points.of([32, 64, 128, 256], 128, 128))
+    assert (np.diff(out["output_tokens_per_s"]) > 0).all()

@@ -297,8 +297,9 @@ def _row(call: Call, case: Case) -> _Row:
 
 
 def _grounded(row: _Row, call: Call, case: Case) -> _Row:
-    """Add how long a step's weights, cache or states take from memory."""
+    """Add how long a step's weights, cache or states take from memory; states are never at hand."""
     f = case.formats
+    row.words["cache"] = "cold" if row.words.get("variant") == "step" else "hot"
     stored = f.kv if row.op == "attention" else f.storage(call.role)
     if call.phase == "encoder" or (row.op == "attention" and case.treatment.kv.elements != 1.0):
         return row
