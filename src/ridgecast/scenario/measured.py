@@ -28,12 +28,14 @@ MEAN_LENGTH = 0.9
 MTP = Speculation(verified=2.0, accepted=1.8, draft_share=1.0 / 61.0, draft_steps=1.0)
 """One drafted token: 85 to 90 % of them are accepted, 1.8 times the tokens per second
 (DeepSeek-V3 report, arXiv:2412.19437, section 5.4.3); the module is one of 62 layers."""
+_EITHER = Speculation(verified=1.0, accepted=1.8**0.5, draft_share=0.5 / 61.0, draft_steps=1.0)
+"""Between drafting and not: the geometric mean of what a pass gives."""
 _INFERENCEX = "inferencex"
 _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
-# Decode passes that InferenceX's own scripts make a request wait for: the scheduler of SGLang looks
-# for new requests every 10 (below 16 in flight) or 30 passes on Blackwell
-# (--scheduler-recv-interval), TensorRT-LLM's attention groups wait for one another
-# (attention_dp_config timeout_iters 60, both at the published recipes of 2025 and 2026).
+# Decode passes that InferenceX's own scripts make a request wait for (published recipes of 2025
+# and 2026): the scheduler of SGLang looks for new requests every 10 (below 16 in flight) or 30
+# passes on Blackwell (--scheduler-recv-interval), TensorRT-LLM's attention groups wait for one
+# another in the scripts of DeepSeek (attention_dp_config timeout_iters 60).
 _RECEIVE = (10.0, 30.0)
 _GROUPS_WAIT = 60.0
 # Points of other campaigns have fixed lengths. TensorRT-LLM's kept one request more in flight than
@@ -83,8 +85,7 @@ def _row(r: Mapping[str, object]) -> Row:
     fast = str(r["collection"]).startswith(_INFERENCEX)
     mean = MEAN_LENGTH if fast else 1.0
     isl, osl = round(value["isl"] * mean), max(round(value["osl"] * mean), 1)
-    drafted = r["speculative"] == "mtp"
-    own = Treatment(speculation=MTP) if drafted else Treatment()
+    own = Treatment(speculation=_drafting(r, apart and fast))
     side = "decode_" if apart else ""
     if not np.isfinite(value[side + "tp"]):
         raise ValueError("its layout is not known")
@@ -96,6 +97,18 @@ def _row(r: Mapping[str, object]) -> Row:
     rounds = _WAVES if r["engine"] == "sglang" and not fast and not apart else 10.0
     return Row(decode, prefill, batch, isl, osl, workers, _wait(r, value, batch, apart, fast),
                rounds)  # fmt: skip
+
+
+def _drafting(r: Mapping[str, object], unsaid: bool) -> Speculation:
+    """Drafting of a row; where either may have been, DeepSeek's module counts half.
+
+    Disaggregated recipes of DeepSeek exist with it and without, for most loads alike.
+    """
+    if r["speculative"] == "mtp":
+        return MTP
+    if unsaid and not r["speculative"] and "deepseek" in str(r["model"]).lower():
+        return _EITHER
+    return Speculation()
 
 
 def _scenario(
@@ -142,7 +155,8 @@ def _wait(
     blackwell = str(r["hardware"]) in ("b200_sxm", "b300_sxm")
     if r["engine"] == "sglang" and blackwell and "glm" not in str(r["model"]).lower():
         return _RECEIVE[0] if batch < 16 else _RECEIVE[1]
-    return _GROUPS_WAIT if r["engine"] == "trtllm" and groups else 0.0
+    waits = r["engine"] == "trtllm" and groups and "deepseek" in str(r["model"]).lower()
+    return _GROUPS_WAIT if waits else 0.0
 
 
 @dataclass(frozen=True, slots=True)
