@@ -172,7 +172,8 @@ def locret() -> list[Found]:
         full = _case(model, on, tokens, 128)
         ours = _case(model, on, tokens, 128, f"locret:budget={budget}")
         ratio = _cache(full, tokens) / _cache(ours, tokens)
-        found.append(Finding(place, ratio, at=f"{budget} of 131072 tokens stay", tolerance=0.05))
+        told = f"{budget} of 131072 tokens stay: {ratio:.3g} times less"
+        found.append(NotModelled(place, f"an input: the budget. {told}"))
     room = 24e9
     full, ours = (
         _case("llama-3.1-8b", on, tokens, 128, use) for use in ("", "locret:budget=16384")
