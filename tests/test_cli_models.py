@@ -105,7 +105,11 @@ def test_techniques_list_and_one():
     assert [row["name"] for row in rows] == names()
     assert all(next(iter(row)) == "name" and row["source"] for row in rows)
     row = document("techniques", "KIVI")
-    assert {p["parameter"]: p["default"] for p in row["parameters"]} == {"bits": 2, "group": 32, "residual": 32}
+    assert {p["parameter"]: p["default"] for p in row["parameters"]} == {
+        "bits": 2,
+        "group": 32,
+        "residual": 32,
+    }
     assert {"field": "kv.storage.bits", "neutral": "", "set": "2"} in row["sets"]
     assert "arXiv:2402.02750" in run("techniques", "kivi").stdout
     done = run("techniques", "kivy")
