@@ -179,10 +179,8 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     rows = []
     for name in (*_LINES, "max_batch"):
         one, two = plain[0][name], plain[1][name]
-        known = one is not None and two is not None and one
-        rows.append(
-            {"quantity": name, "a": one, "b": two, "b_over_a": two / one if known else None}
-        )
+        ratio = two / one if one and two is not None else None
+        rows.append({"quantity": name, "a": one, "b": two, "b_over_a": ratio})
     parts = _parts(answers)
     if json:
         return write_json({"a": {"case": a, **plain[0]}, "b": {"case": b, **plain[1]},
