@@ -312,3 +312,10 @@ def test_what_a_pass_uses_once_comes_from_memory():
     s = case("mamba2-130m", "rtx_4090", traffic=Traffic(128, 128, 1))
     out = solve_points(s, Points.of([32, 64, 128, 256], 128, 128))
     assert (np.diff(out["output_tokens_per_s"]) > 0).all()
+
+
+def test_collectives_of_a_cut_down_chip_are_those_of_its_sibling():
+    """An H20 has a seventh of the H100's rate, and the same links: its all-reduces are alike."""
+    shares = [evaluate(case("llama-3.1-8b", on, 8, traffic=Traffic(512, 64, 1))).breakdown["decode"]
+              ["attention_sum"] for on in ("h20", "h100_sxm")]  # fmt: skip
+    assert 0.7 < shares[0] / shares[1] < 1.4

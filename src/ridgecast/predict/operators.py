@@ -271,8 +271,8 @@ def _unmeasured(
 def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[OperatorModel]:
     """Yield the model of the most similar measured device, where one is similar enough.
 
-    Similar: the same vendor, and bf16 rate, memory bandwidth and link to peers each within
-    a factor of _NEAR; the nearest in those logarithms comes first.
+    Similar: the same vendor, and bf16 rate (but of collectives), memory bandwidth and link to peers
+    each within a factor of _NEAR; the nearest in those logarithms comes first.
     """
     near: list[tuple[float, str]] = []
     for name in {str(e["hardware"]) for e in bundle.card.get("operators", ())
@@ -282,6 +282,7 @@ def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[O
             continue
         far = [abs(float(np.log(a / b))) for a, b in
                zip(_scale(other), _scale(device), strict=True)]  # fmt: skip
+        far = far[1:] if op.name == "collective" else far  # which multiplies nothing
         if max(far) <= np.log(_NEAR):
             near.append((sum(far), name))
     for _, name in sorted(near)[:1]:
