@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..errors import UnsupportedError
 from ..models.network import Network
+from ..techniques import get, names
 from .case import Made, Scenario
 from .passes import idle_power
 
@@ -57,4 +58,16 @@ def cautions(s: Scenario, made: Made) -> list[str]:
     length = s.traffic.isl + s.traffic.osl
     if 0 < longest < length:
         told.append(f"{made.network.name} was made for {longest} tokens; {length} are asked for")
+    return told + _conditions(made)
+
+
+def _conditions(made: Made) -> list[str]:
+    """Say when each technique applies, and which have nothing to change in this network."""
+    told, known = [], set(names())
+    for name in (full.partition(":")[0] for full in made.treatment.techniques):
+        needs = get(name).needs if name in known else ""
+        told += [f"{name}: {needs}"] if needs else []
+    experts = any(w.role == "expert" for w in made.network.weights())
+    if made.treatment.placement.only == "expert" and not experts:
+        told.append(f"placement: {made.network.name} has no experts to place elsewhere")
     return told

@@ -33,7 +33,9 @@ class Engine:
     before its first pass, `pass_wait` how many decode passes it waits for. `context`, `workspace`,
     `communication`: bytes kept besides; `*_spread`: their standard deviation as a share. `page`
     tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
-    power law by which tokens spread over experts. `tpot_low` ... `ttft_high`: factors between
+    power law by which tokens spread over experts. `fused` parts of a network run
+    inside other kernels, `fused_sums` inside the sums over tensor-parallel shards, where there are
+    any. `tpot_low` ... `ttft_high`: factors between
     which 90 % of measured times lay about the predicted ones, on the networks that constants were
     fitted on, each network weighing alike.
     """
@@ -62,6 +64,8 @@ class Engine:
     activation_spread: float = 0.0
     fixed_spread: float = 0.0
     expert_skew: float = 0.0
+    fused: tuple[str, ...] = ()
+    fused_sums: tuple[str, ...] = ()
     tpot_low: float = 1.0
     tpot_high: float = 1.0
     ttft_low: float = 1.0
@@ -89,6 +93,7 @@ def engine(name: str) -> Engine:
     merged = {**tables["all"], **tables[key]}
     known = {f.name for f in fields(Engine)}
     values = {k: v["value"] if isinstance(v, dict) else v for k, v in merged.items()}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     strange = sorted(set(values) - known)
     if strange:
         raise SpecError(f"engines.toml: {key}: unknown field {strange[0]}")

@@ -113,6 +113,7 @@ def _case(job: Job) -> Case:
         c if c.role in ("head", "embedding")
         else replace(c, count=c.count * np.asarray(job.layer_share))
         for c in job.network.calls(job.groups, job.machine.layout)
+        if not _fused(c, job.machine)
     ]  # fmt: skip
     calls += _projected_again(job) + _selected(job)
     calls = [_parted(c, job.treatment.batching.parts) for c in calls]
@@ -124,6 +125,12 @@ def _case(job: Job) -> Case:
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
     made = Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
     return replace(made, engine=job.machine.engine.name)
+
+
+def _fused(call: Call, machine: Machine) -> bool:
+    """Whether an engine does a call inside another kernel."""
+    sums = machine.layout.tp > 1 and call.part in machine.engine.fused_sums
+    return sums or call.part in machine.engine.fused
 
 
 def _projected_again(job: Job) -> list[Call]:
