@@ -319,3 +319,9 @@ def test_collectives_of_a_cut_down_chip_are_those_of_its_sibling():
     shares = [evaluate(case("llama-3.1-8b", on, 8, traffic=Traffic(512, 64, 1))).breakdown["decode"]
               ["attention_sum"] for on in ("h20", "h100_sxm")]  # fmt: skip
     assert 0.7 < shares[0] / shares[1] < 1.4
+
+
+def test_techniques_that_find_nothing_to_change_say_so():
+    told = evaluate(case(techniques="experts-on-host")).reasons
+    assert told[0] == "placement: llama-3.1-8b has no experts to place elsewhere"
+    assert evaluate(case(techniques="exflow")).reasons[0].startswith("exflow: experts spread")
