@@ -26,7 +26,8 @@ class Engine:
     `chunk` tokens of prefill a pass at most (0: no limit), `mixed`: prefill and decode share a
     pass, `continuous`: finished requests are replaced at once (else batches are static).
     `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
-    `eager_launch` host time a kernel where no graph is replayed (`graph`: decode replays one).
+    `eager_launch` host time a kernel where no graph is replayed (`graph`: decode replays one),
+    `unfused` the kernels that it launches where a fused engine launches one.
     `decode_factor` and `prefill_factor` scale what the device takes against kernels timed alone,
     `stall` the share of a prefill that delays running decodes; `prefill_launch` host
     time of each kernel of a prefill, which no graph replays; `request_host` host time of a request
@@ -51,6 +52,7 @@ class Engine:
     pass_host: float = 0.0
     layer_host: float = 0.0
     eager_launch: float = 0.0
+    unfused: float = 1.0
     decode_factor: float = 1.0
     prefill_factor: float = 1.0
     stall: float = 1.0

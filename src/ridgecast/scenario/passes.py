@@ -240,7 +240,9 @@ def _around(job: Job, timed: Timed) -> Pass:
     graph = machine.engine.graph if t.graph is None else t.graph
     busy = gpu + sent - hidden
     if not graph:  # the host launches one kernel after another: the slower of the two sets the pace
-        waiting = np.maximum(launches * machine.engine.eager_launch - busy, 0.0)
+        waiting = np.maximum(
+            launches * machine.engine.unfused * machine.engine.eager_launch - busy, 0.0
+        )
         parts["launch"] = waiting
         host = host + waiting
     place = Place(machine.hardware, machine.host, machine.layout, machine.formats, machine.pinned)

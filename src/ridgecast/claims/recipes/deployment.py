@@ -29,7 +29,7 @@ _UNFUSED = 25.0 / 9.0
 
 def _eager(launch: float) -> dict[str, Any]:
     """Return a framework that launches one kernel an operation, each after `launch` seconds."""
-    return {"engine": replace(engine("hf"), continuous=True, eager_launch=launch),
+    return {"engine": replace(engine("hf"), continuous=True, eager_launch=launch, unfused=1.0),
             "techniques": Treatment(launches=_UNFUSED, attention="standard")}  # fmt: skip
 
 
