@@ -58,6 +58,7 @@ def main() -> None:
         return streaming(a.data)
     rng, parts = np.random.default_rng(0), []
     for op in FOLDERS:
+        devices = len(files_of(a.data, op))
         for paths in files_of(a.data, op).values():
             table = import_files([p for p in paths if "custom" not in p])
             device = str(table["hardware"][0])
@@ -65,6 +66,7 @@ def main() -> None:
             ratio = rows.time / rows.terms["together"]
             parts.append(rng.choice(ratio, 2000))
             print(f"{op:12s}{device:14s}{len(ratio):8d}  {quantiles(ratio)}", flush=True)
+        print(op, tuple(quantiles(np.concatenate(parts[-devices:])).tolist()), flush=True)
     print(tuple(quantiles(np.concatenate(parts)).tolist()))
     return None
 
