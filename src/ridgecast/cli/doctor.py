@@ -28,6 +28,9 @@ _PACKAGES = {
     "triton": ("optional: Triton kernels", "pip install 'ridgecast[triton]'"),
     "aiconfigurator-core": ("optional: measured tables", "pip install 'ridgecast[silicon]'"),
     "fsspec": ("optional: tables from URLs", "pip install fsspec"),
+    "huggingface-hub": ("optional: models by id", "pip install 'ridgecast[hf]'"),
+    "onnx": ("optional: models from ONNX", "pip install 'ridgecast[onnx]'"),
+    "ray": ("optional: searches on a cluster", "pip install 'ridgecast[ray]'"),
 }
 
 
