@@ -76,8 +76,9 @@ def test_steps_calls_and_batches_of_steps():
     )
     assert [g.stage("denoiser").passes for g in (all_of, fewer, single, stream)] == [50, 5, 50, 10]
     assert all_of.stage("denoiser").time == pytest.approx(10 * fewer.stage("denoiser").time)
-    # one sample a pass instead of two: cheaper, by no more than half
-    assert 0.5 <= single.stage("denoiser").time / all_of.stage("denoiser").time < 1.0
+    # one sample a pass instead of two: cheaper by no more than half, or not at all where the host
+    # sets the pace by its launches
+    assert 0.5 <= single.stage("denoiser").time / all_of.stage("denoiser").time <= 1.0
     assert stream.latency == pytest.approx(5 * stream.time)
     assert skipped.time == pytest.approx(0.25 * all_of.time)
     assert skipped.latency == pytest.approx(all_of.time)

@@ -94,7 +94,9 @@ def engine(name: str) -> Engine:
         raise SpecError(unknown_name("engine", name, engine_names()))
     merged = {**tables["all"], **tables[key]}
     known = {f.name for f in fields(Engine)}
-    values = {k: v["value"] if isinstance(v, dict) else v for k, v in merged.items()}
+    values: dict[str, Any] = {
+        k: v["value"] if isinstance(v, dict) else v for k, v in merged.items()
+    }
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     strange = sorted(set(values) - known)
     if strange:
