@@ -154,6 +154,13 @@ def test_little_s_law_ties_rate_and_batch():
         evaluate(case(traffic=Traffic(1024, 256, request_rate=4000.0)))
 
 
+def test_random_arrivals_wait_the_longer_the_busier_it_is():
+    waits = [evaluate(case(traffic=Traffic(4096, 64, request_rate=r))).ttft for r in (0.1, 2, 6)]
+    assert waits == sorted(waits)
+    alone = evaluate(case(traffic=Traffic(4096, 64, 1))).ttft
+    assert waits[0] == pytest.approx(alone, rel=0.05)
+
+
 def test_what_does_not_fit_says_what_would():
     answer = evaluate(case("llama-3.1-70b"))
     assert not answer.fits and answer.ttft is None

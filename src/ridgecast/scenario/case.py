@@ -27,10 +27,11 @@ class Traffic:
     """Requests: `isl` prompt tokens and `osl` output tokens each.
 
     `batch` requests are in flight on each replica, "max" as many as fit; or `request_rate`
-    requests/s arrive at all replicas together. `prefix` is the share of a prompt that is common to
-    all requests and cached. `rounds` are the requests that each client sends one after another, all
-    clients starting at once, over which times are averaged: 10 is what the usual serving benchmark
-    does (its prompts number ten times its concurrency), infinity is the steady state.
+    requests/s arrive at random at all replicas together (no `rounds` then). `prefix` is the share
+    of a prompt that is common to all requests and cached. `rounds` are the requests that each
+    client sends one after another, all clients starting at once, over which times are averaged: 10
+    is what the usual serving benchmark does (its prompts number ten times its concurrency),
+    infinity is the steady state.
     """
 
     isl: int = 2048

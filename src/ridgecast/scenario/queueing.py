@@ -65,7 +65,8 @@ class Load:
     `batch` and `osl` are arrays [points]; `running` the sequences that run at once where memory
     holds fewer; `groups` groups of sequences that prefill side by side (attention groups, and
     pipeline stages, each of which has a pass of its own); `rounds` as of `Traffic`. `stages` passes
-    are under way at a time, `idle` W go to stages that have none.
+    are under way at a time, `idle` W go to stages that have none. `arrivals` requests/s come at
+    random (0: clients send the next when one ends).
     """
 
     batch: F64
@@ -75,6 +76,7 @@ class Load:
     rounds: float | F64 = 10.0
     stages: float | F64 = 1.0
     idle: float | F64 = 0.0
+    arrivals: float = 0.0
 
 
 def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
@@ -94,8 +96,10 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
         ttft = host + waits * step + (1 - 1/rounds) own
                + (1/rounds) (batch + 1) / 2 prompts + (batch / running - 1) osl tpot
 
-    A prefill is not replayed from a graph: each of its kernels costs the host a launch besides.
-    Static batching: all prompts first, then all decode steps.
+    Requests that arrive at random wait for those before them: busy / (2 (1 - busy)) of a prefill
+    (Pollaczek-Khinchine, equal service). A prefill is not replayed from a graph: each of its
+    kernels costs the host a launch besides. Static batching: all prompts first, then all decode
+    steps.
     """
     batch, osl = load.batch, load.osl
     parts = {k: _one(p, k, load, engine, t) for k in ("time", "low", "high")}
@@ -170,5 +174,9 @@ def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple
                            / p.together, own)
         + (batch / running - 1.0) * osl * tpot
     )  # fmt: skip
+    if load.arrivals:  # prompts that come at random queue before the prefills (M/D/1)
+        each = (packed + launch) * p.rounds / p.together
+        busy = np.minimum(load.arrivals / load.groups * each, 0.99)
+        ttft = ttft + busy / (2.0 * (1.0 - busy)) * own
     ttft = np.maximum(ttft, own)
     return ttft, tpot, ttft + rest * tpot

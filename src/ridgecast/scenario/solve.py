@@ -213,7 +213,9 @@ def _load(made: Made, s: Scenario, at: Points) -> Load:
     stages = _stages(made, at)
     idle = (made.layout.pp - stages) * made.layout.stage_devices * idle_power(made.hardware)
     groups = made.layout.dp * stages
-    return Load(at.batch, at.running, at.osl, groups, s.traffic.rounds, stages, idle)
+    arrivals = (s.traffic.request_rate or 0.0) / made.replicas
+    rounds = np.inf if arrivals else s.traffic.rounds  # no first round: requests come at random
+    return Load(at.batch, at.running, at.osl, groups, rounds, stages, idle, arrivals)
 
 
 def _stages(made: Made, at: Points) -> F64:
