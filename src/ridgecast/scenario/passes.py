@@ -33,7 +33,12 @@ __all__ = ["Job", "Machine", "Pass", "idle_power", "run_pass", "run_passes"]
 F64 = npt.NDArray[np.float64]
 _COMM = ("collective", "transfer")
 _INDEX = 128.0  # elements of an entry of an index: a product with the query gives its score
-_LAUNCHES = {"moe": 4.0, "low_bit_gemm": 1.0}  # kernels a call; one where not named
+# Kernels of a call, where not one. Experts (vLLM's fused_experts): top-k, aligning of blocks,
+# quantise, product, activation, quantise, product, weighted sum. Gated delta rule (chunks of flash
+# linear attention): two norms, cumulated gates, products of keys, triangular solve, two recomputed
+# operands, states, outputs.
+_LAUNCHES = {"moe": 8.0}
+_DELTA_LAUNCHES = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +303,11 @@ def _adapted(
 
 
 def _launches(timed: Timed) -> F64:
-    each = np.array([_LAUNCHES.get(c.op, 1.0) for c in timed.calls])
+    each = np.array([
+        _DELTA_LAUNCHES if c.fields.get("variant") == "linear" and c.op == "attention"
+        else _LAUNCHES.get(c.op, 1.0)
+        for c in timed.calls
+    ])  # fmt: skip
     return (timed.count * each[:, None]).sum(axis=0)
 
 
