@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ..errors import InfeasibleError, SpecError
 
 __all__ = ["ROLES", "Amount", "Cache", "Call", "Layout", "Network", "Tokens", "Weights",
-           "ceil_div", "split"]  # fmt: skip
+           "activations_of", "caches_of", "ceil_div", "split", "weights_of"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 Amount = float | F64
@@ -198,6 +199,45 @@ class Network:
         return sum(w.total * w.per_token for w in self.weights() if w.role != "embedding") + sum(
             w.total * w.per_token for w in self.weights() if w.role == "embedding"
         )
+
+
+def weights_of(network: Network) -> tuple[Weights, ...]:
+    """List a network's parameters, once: searches ask for them thousands of times."""
+    return _once(_weights, network)
+
+
+def caches_of(network: Network) -> tuple[Cache, ...]:
+    """List what a network keeps between passes, once."""
+    return _once(_caches, network)
+
+
+def activations_of(network: Network, tokens: float, layout: Layout) -> float:
+    """Elements of transient memory of a pass over `tokens`, once for each."""
+    return _once(_activations, network, tokens, layout)
+
+
+@lru_cache(maxsize=128)
+def _weights(network: Network) -> tuple[Weights, ...]:
+    return network.weights()
+
+
+@lru_cache(maxsize=128)
+def _caches(network: Network) -> tuple[Cache, ...]:
+    return network.caches()
+
+
+@lru_cache(maxsize=4096)
+def _activations(network: Network, tokens: float, layout: Layout) -> float:
+    return float(network.activations(tokens, layout))
+
+
+def _once(function: Any, network: Network, *rest: Any) -> Any:
+    """Call a remembered function; networks read from graphs hold lists and are asked again."""
+    try:
+        hash(network)
+    except TypeError:
+        return function.__wrapped__(network, *rest)
+    return function(network, *rest)
 
 
 def split(total: int, parts: int, what: str) -> int:

@@ -13,7 +13,16 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ..models.network import Amount, Layout, Network, Tokens, Weights
+from ..models.network import (
+    Amount,
+    Layout,
+    Network,
+    Tokens,
+    Weights,
+    activations_of,
+    caches_of,
+    weights_of,
+)
 from ..techniques.treatment import Treatment
 from .engine import Engine
 from .formats import Formats
@@ -88,7 +97,7 @@ def weight_bytes(
     network: Network, formats: Formats, layout: Layout, t: Treatment, role: str = ""
 ) -> float:
     """Bytes of weights (of one role) of the fullest device of the replica, wherever they live."""
-    kinds = [w for w in network.weights() if role in ("", w.role)]
+    kinds = [w for w in weights_of(network) if role in ("", w.role)]
     return sum(_on_device(w, formats, layout, t) for w in kinds)
 
 
@@ -120,7 +129,7 @@ def kv_bytes(
     kept = _kept(t, length)
     tokens: Amount = 0.0
     states: Amount = 0.0
-    for cache in network.caches():
+    for cache in caches_of(network):
         elements = cache.elements(kept, layout.tp) / layout.pp
         if cache.kind == "state":
             states = states + elements * STATE_BYTES
@@ -139,7 +148,7 @@ def kv_bytes(
 
 def _index_bytes(network: Network, layout: Layout, t: Treatment, kept: Amount) -> Amount:
     """Bytes of what selection looks through, for one sequence of `kept` tokens."""
-    heads = sum(c.layers * max(1, c.heads // layout.tp) for c in network.caches()) / layout.pp
+    heads = sum(c.layers * max(1, c.heads // layout.tp) for c in caches_of(network)) / layout.pp
     return t.kv.index_bytes * np.asarray(kept, np.float64) * heads
 
 
@@ -189,7 +198,7 @@ def memory_of(
         draft = min(t.speculation.draft_cache, room.length)
         on_device += here * float(kv_bytes(network, formats, layout, t, draft)) * (1.0 - t.kv.near)
     tokens = room.pass_tokens / layout.dp
-    activations = float(network.activations(tokens, layout)) * _MERGED
+    activations = activations_of(network, float(tokens), layout) * _MERGED
     activations += _rebuilt(network, formats, layout, t, each * here)
     if t.attention == "standard":
         activations += _scores(network, layout, tokens, min(room.prompt, room.length))
@@ -222,7 +231,7 @@ def _adapters(network: Network, t: Treatment) -> float:
         return 0.0
     each = sum(
         2.0 * t.adapter_rank * sqrt(w.elements) * w.count
-        for w in network.weights()
+        for w in weights_of(network)
         if w.role == "linear"
     )
     return t.adapters * each * _MERGED
@@ -232,11 +241,11 @@ def _rebuilt(network: Network, formats: Formats, layout: Layout, t: Treatment, k
     """Bytes of full-precision copies that formats rebuild in memory: one layer's worth."""
     extra = 0.0
     if formats.linear_storage.rebuild or formats.expert_storage.rebuild:
-        kinds = [w for w in network.weights() if w.role in ("linear", "expert") and w.count > 0]
+        kinds = [w for w in weights_of(network) if w.role in ("linear", "expert") and w.count > 0]
         layers = max((w.count for w in kinds), default=1.0)
         extra += sum(w.total for w in kinds) / layers * _MERGED / layout.stage_devices
     if formats.kv.rebuild and kv > 0:
-        layers = max(sum(c.layers for c in network.caches()), 1.0)
+        layers = max(sum(c.layers for c in caches_of(network)), 1.0)
         extra += kv / formats.kv.bytes_each * _MERGED / layers
     return extra
 

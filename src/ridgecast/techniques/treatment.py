@@ -8,6 +8,7 @@ Must not know any published gain.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..dtypes import dtype
 from ..errors import SpecError
@@ -71,9 +72,14 @@ class Storage:
     @classmethod
     def of(cls, name: str) -> Storage:
         """Build the storage of a plain format of `dtypes`."""
-        d = dtype(name)
-        unpack = 2.0 if d.weight_only else 0.0
-        return cls(d.bits, d.scale_block, d.scale_bits, compute=d.compute, unpack=unpack)
+        return _storage_of(name)
+
+
+@lru_cache(maxsize=64)
+def _storage_of(name: str) -> Storage:
+    d = dtype(name)
+    unpack = 2.0 if d.weight_only else 0.0
+    return Storage(d.bits, d.scale_block, d.scale_bits, compute=d.compute, unpack=unpack)
 
 
 @dataclass(frozen=True, slots=True)
