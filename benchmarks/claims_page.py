@@ -6,11 +6,12 @@ python benchmarks/claims_page.py [--out docs/claims.md]
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ridgecast.claims import Checked, Line, check_all
-from ridgecast.claims.verdict import NOT_MODELLED, VERDICTS
+from ridgecast.claims.verdict import NOT_MODELLED, REPRODUCED, VERDICTS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "claims.md"
 HEAD = """# What the literature claims, recomputed
@@ -32,7 +33,14 @@ open and says where the published value is reached.
 
 A work is reproduced if at least half of its modelled figures are and none is contradicted;
 contradicted if one is and fewer than half are reproduced.
+
+**What this does not show.** The recipes were written with the published figures in view, and where
+a work leaves sizes, devices or baselines open, so was the range that is swept. "Reproduced" says
+that the model reaches the figure under stated conditions that are plausible, not that it foretold
+it. The narrower the range, the more it says: the second table counts figures by that. Blind scores,
+on measurements held out of every fit, are on the [accuracy page](accuracy.md).
 """
+WIDTHS = (1.15, 1.5, 2.0)  # ends of a recomputed range, as a ratio
 
 
 def _number(value: object) -> str:
@@ -77,12 +85,39 @@ def _listing(checked: Iterable[Checked]) -> list[str]:
     return rows
 
 
+def _width(line: Line) -> float:
+    """High over low end of what was recomputed: 1 for a single value, of signs that differ inf."""
+    value = line.recomputed
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if low == high:
+        return 1.0
+    return max(high / low, low / high) if low * high > 0 else math.inf
+
+
+def _widths(checked: Iterable[Checked]) -> list[str]:
+    """Reproduced figures by how wide a range was swept to reach them; properties left out."""
+    widths = [
+        _width(line)
+        for one in checked
+        for line in one.figures
+        if line.verdict == REPRODUCED
+        and line.recomputed is not None
+        and not isinstance(line.recomputed, bool)
+    ]
+    rows = ["| ends of the recomputed range | figures reproduced |", "| --- | --- |"]
+    for low, high in zip((0.0, *WIDTHS), (*WIDTHS, math.inf), strict=True):
+        name = "wider" if high == math.inf else f"within {high:g} times"
+        rows.append(f"| {name} | {sum(low < width <= high for width in widths)} |")
+    return [*rows, f"| all | {len(widths)} |", ""]
+
+
 def page(checked: Sequence[Checked]) -> str:
     """Markdown of the whole page."""
     counts = {verdict: sum(c.verdict == verdict for c in checked) for verdict in VERDICTS}
     lines = [HEAD, "| verdict | works |", "| --- | --- |"]
     lines += [f"| {verdict} | {count} |" for verdict, count in counts.items()]
     lines += [f"| all | {len(checked)} |", ""]
+    lines += _widths(checked)
     modelled = [c for c in checked if c.verdict != NOT_MODELLED]
     for domain in dict.fromkeys(c.work.domain for c in modelled):
         lines += [f"## {domain}", ""]
