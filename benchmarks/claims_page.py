@@ -85,25 +85,20 @@ def _listing(checked: Iterable[Checked]) -> list[str]:
     return rows
 
 
-def _width(line: Line) -> float:
-    """High over low end of what was recomputed: 1 for a single value, of signs that differ inf."""
-    value = line.recomputed
-    low, high = value if isinstance(value, tuple) else (value, value)
-    if low == high:
+def _width(recomputed: float | tuple[float, float]) -> float:
+    """High over low end of what was recomputed: 1 of a single value, inf of signs that differ."""
+    if not isinstance(recomputed, tuple) or recomputed[0] == recomputed[1]:
         return 1.0
+    low, high = recomputed
     return max(high / low, low / high) if low * high > 0 else math.inf
 
 
 def _widths(checked: Iterable[Checked]) -> list[str]:
     """Reproduced figures by how wide a range was swept to reach them; properties left out."""
-    widths = [
-        _width(line)
-        for one in checked
-        for line in one.figures
-        if line.verdict == REPRODUCED
-        and line.recomputed is not None
-        and not isinstance(line.recomputed, bool)
+    found = [
+        line.recomputed for one in checked for line in one.figures if line.verdict == REPRODUCED
     ]
+    widths = [_width(value) for value in found if value is not None and not isinstance(value, bool)]
     rows = ["| ends of the recomputed range | figures reproduced |", "| --- | --- |"]
     for low, high in zip((0.0, *WIDTHS), (*WIDTHS, math.inf), strict=True):
         name = "wider" if high == math.inf else f"within {high:g} times"
