@@ -23,7 +23,7 @@ from ridgecast.scenario import (
     memory_at,
     solve_points,
 )
-from ridgecast.scenario.lower import gemm_work
+from ridgecast.scenario.rows import gemm_work
 from ridgecast.techniques import Storage, Treatment, treatment_of
 
 GIB = 2.0**30

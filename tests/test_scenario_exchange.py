@@ -13,7 +13,8 @@ from ridgecast.models.network import Tokens
 from ridgecast.predict.bundle import open_bundle
 from ridgecast.scenario import formats_of
 from ridgecast.scenario.exchange import own_exchange
-from ridgecast.scenario.lower import Case, time_calls
+from ridgecast.scenario.lower import time_calls
+from ridgecast.scenario.rows import Case
 
 
 def test_engines_exchange_tokens_by_their_own_kernels_where_measured():

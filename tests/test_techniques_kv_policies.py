@@ -11,9 +11,9 @@ from ridgecast.errors import InfeasibleError, SpecError
 from ridgecast.models import Layout
 from ridgecast.models.network import Tokens
 from ridgecast.scenario import Points, Scenario, Traffic, memory_at, solve_points
-from ridgecast.scenario.lower import _row
 from ridgecast.scenario.memory import kv_bytes
 from ridgecast.scenario.passes import Job, _case, _selected
+from ridgecast.scenario.rows import row_of
 from ridgecast.scenario.solve import machine_of, phases_of
 from ridgecast.techniques import Treatment, get, treatment_of
 from ridgecast.techniques.kv_policies import accepted
@@ -93,7 +93,7 @@ def test_chunks_of_a_prompt_see_what_earlier_ones_left():
     job = Job(made.network, machine_of(made, case("locret")), [Tokens(1, 1024, 65536)],
               made.treatment)  # fmt: skip
     work = _case(job)
-    seen = [_row(c, work).fields["kv_len"] for c in work.calls if c.op == "attention"]
+    seen = [row_of(c, work).fields["kv_len"] for c in work.calls if c.op == "attention"]
     assert [float(np.max(x)) for x in seen] == [4096 + 1024]
 
 

@@ -12,9 +12,9 @@ from ridgecast.errors import InfeasibleError, SpecError
 from ridgecast.hardware import get as device
 from ridgecast.models import Layout, Tokens, get
 from ridgecast.scenario import Points, Scenario, Traffic, formats_of, memory_at, solve_points
-from ridgecast.scenario.lower import gemm_work
 from ridgecast.scenario.memory import kv_bytes, weight_bytes
 from ridgecast.scenario.passes import Job, Machine, _projected_again
+from ridgecast.scenario.rows import gemm_work
 from ridgecast.techniques import Storage, treatment_of
 
 

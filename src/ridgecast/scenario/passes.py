@@ -23,9 +23,11 @@ from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
 from .exchange import own_exchange
+from .floor import STEP
 from .formats import Formats
 from .host import Host
-from .lower import STEP, Case, Timed, time_cases
+from .lower import Timed, time_cases
+from .rows import Case
 from .tiers import Place, away, new_tokens
 
 __all__ = ["Job", "Machine", "Pass", "idle_power", "run_pass", "run_passes"]

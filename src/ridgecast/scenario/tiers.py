@@ -18,9 +18,9 @@ from ..errors import UnsupportedError
 from ..hardware import Hardware
 from ..models.network import Layout, Network, Tokens
 from ..techniques.treatment import Treatment
+from .floor import STEP
 from .formats import Formats
 from .host import Host, fetch_bandwidth
-from .lower import STEP
 from .memory import kv_bytes, weight_bytes
 
 __all__ = ["Away", "Place", "away", "new_tokens"]

@@ -12,7 +12,7 @@ import numpy as np
 from ...hardware import resolve
 from ...scenario import Scenario, memory_at
 from ...scenario.engine import engine
-from ...scenario.lower import gemm_work as stored_work
+from ...scenario.rows import gemm_work as stored_work
 from ...techniques import Storage
 from ..verdict import Finding, Found, NotModelled, Property
 from .kit import F64, reached, span, time_of

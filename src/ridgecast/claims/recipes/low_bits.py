@@ -15,7 +15,7 @@ from ...models import Layout, get
 from ...models.transformer import Decoder
 from ...ops.base import Work
 from ...scenario import Host
-from ...scenario.lower import gemm_work as stored_work
+from ...scenario.rows import gemm_work as stored_work
 from ...techniques import Placement, Storage, Treatment
 from ..verdict import Finding, Found, NotModelled, Property
 from .kit import F64, gemm_work, reached, span, time_of

@@ -10,7 +10,8 @@ from ...models.network import Call
 from ...models.pipeline import Pipeline, Stage
 from ...predict.power import PowerModel
 from ...scenario import Generation, formats_of, generate_all
-from ...scenario.lower import Case, time_calls
+from ...scenario.lower import time_calls
+from ...scenario.rows import Case
 from ...techniques import Treatment
 from ..verdict import Finding, Found, NotModelled
 from .generators import applied, only, pipeline, times_of
