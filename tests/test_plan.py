@@ -85,6 +85,25 @@ def test_disaggregated_services_are_balanced_and_counted():
     assert min(gains.values()) > 0.999 and gains[max(gains)] > 1.3
 
 
+def test_decode_workers_are_judged_by_decode_and_share_formats_with_prefill():
+    space = Space(("h100_sxm",), dtypes=("bf16", "fp8"), tp=(1,), pp=(1,), batches=8,
+                  disaggregate=True)  # fmt: skip
+    traffic = Traffic(4096, 128)
+    t = plan_serving(MODEL, space, traffic).table
+    pairs = np.array(["prefill" in r for r in t["reason"]])
+    for name in space.dtypes:  # one prefill worker a format: waits of M/D/1 at 80 %, then its own
+        mine = t["dtype"] == name
+        alone = float(t["ttft_s"][mine & ~pairs & (t["batch"] == 1)][0])
+        waits = t["ttft_s"][mine & pairs]
+        cache = 2 * 32 * 8 * 128 * 4096 * 2 / 50e9
+        np.testing.assert_allclose(waits, alone * (1 + 0.8 / 0.4) + cache, rtol=1e-6)
+    largest = int(np.flatnonzero(~pairs)[np.argmax(t["batch"][~pairs])])
+    limit = (t["decode_s"][largest] + t["tpot_s"][largest]) / 2  # only a worker apart keeps it
+    plan = plan_serving(MODEL, space, traffic, Limits(tpot=float(limit), devices=32))
+    kept = plan.table["batch"][plan.kept & np.array(["prefill" in r for r in plan.table["reason"]])]
+    assert kept.max() >= t["batch"][largest]
+
+
 def test_prefill_workers_of_another_device_cost_their_own_price():
     space = Space(("h100_sxm", "l40s"), tp=(1,), pp=(1,), batches=4, disaggregate=True,
                   prices={"h100_sxm": 4.0, "l40s": 1.0})  # fmt: skip

@@ -1,7 +1,7 @@
 """Which devices, how many, in which layout and format, serve a model within limits; at what cost.
 
-Owns the space of configurations, their evaluation in bulk, disaggregated pairs, the Pareto set, the
-cheapest answer, and why each rejected option failed. Physics is `scenario`'s.
+Owns the space of configurations, their evaluation in bulk, the Pareto set, the cheapest answer, and
+why each rejected option failed. Physics is `scenario`'s, disaggregation that of `pairs`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..scenario.solve import largest_batch, machine_of, memory_at, solve_all
 from ..store.tables import Table
 from ..techniques import treatment_of
 from .engine import Function, Progress, run
+from .pairs import with_pairs
 from .pareto import non_dominated
 
 __all__ = ["Limits", "ServingPlan", "Space", "evaluate_table", "plan_serving"]
@@ -37,10 +38,6 @@ NODES = 9  # batches that are solved; those between follow by interpolation in l
 _KEYS = ("hardware", "engine", "dtype", "kv_dtype", "technique", "tp", "pp", "dp", "ep")
 _NUMBERS = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "power_w", "memory_bytes",
             "tpot_high_s", "ttft_high_s", "decode_s", "decode_high_s")  # fmt: skip
-# Prefill workers are kept busy for 80 % of the time; a request then waits for
-# busy / (2 (1 - busy)) of a prefill (M/D/1, Pollaczek-Khinchine), and for its own
-_BUSY = 0.8
-_WAIT = 1.0 + _BUSY / (2.0 * (1.0 - _BUSY))
 # column of a plan -> array of the solver
 _SOLVED = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e", "power_w": "power",
            "output_tokens_per_s": "output_tokens_per_s", "tpot_high_s": "tpot_high",
@@ -160,7 +157,9 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
         if progress:
             progress(Progress(len(found["batch"]), len(found["batch"]), 0))
     if space.disaggregate:
-        found = _with_pairs(found, network, traffic, limits, space)
+        prices = {n: _price(n, space) for n in dict.fromkeys(found["hardware"].tolist())}
+        found = with_pairs(found, network, traffic=traffic, prices=prices, devices=limits.devices,
+                           tpot=limits.tpot)  # fmt: skip
     found = _scaled(found, traffic, space)
     return _chosen(found, limits, objective, refused)
 
@@ -296,83 +295,6 @@ def _fill(out: Table, table: Table, part: Sequence[tuple[Any, Scenario, Made, Po
         span = max(at.batch[-1] - at.batch[0], 1.0)
         share = (table["batch"][rows].astype(np.float64) - at.batch[0]) / span
         out["memory_bytes"][rows] = low + share * (high - low)
-
-
-def _with_pairs(
-    found: Table, network: Network, traffic: Traffic, limits: Limits, space: Space
-) -> Table:
-    """Add disaggregated services: prefill workers of one option, decode workers of another.
-
-    A prefill worker runs one prompt after another (its batch-1 time to first token), a decode
-    worker only decodes. Counts (x, y) up to eight each balance both sides within the device limit;
-    prefill workers are busy for 80 % of the time at most.
-    The cache of a prompt crosses the network between them. `extra_usd_per_h` is what prefill
-    workers cost beyond as many devices of the decode side.
-    """
-    found = found | {"extra_usd_per_h": np.zeros(len(found["batch"]))}
-    good = found["status"] == "ok"
-    first = _useful(found, np.flatnonzero(good & (found["batch"] == 1)), ("ttft_s",), ())
-    if limits.tpot is not None:
-        good = good & (found["tpot_s"] <= limits.tpot)
-    decode = _useful(found, np.flatnonzero(good), ("tpot_s",), ("output_tokens_per_s",))
-    if not len(first):
-        return found
-    each = found["decode_s"][decode] * max(traffic.osl - 1, 1)
-    prices = {n: _price(n, space) for n in dict.fromkeys(found["hardware"].tolist())}
-    rate_out = found["batch"][decode] / each  # requests/s of a decode worker
-    columns: dict[str, list[Any]] = {name: [] for name in found}
-    for p in first.tolist():
-        wait = float(found["ttft_s"][p])
-        rate_in = 1.0 / wait
-        want = np.clip(np.round(rate_out / rate_in * 2.0) / 2.0, 0.125, 8.0)
-        x = np.maximum(np.round(want), 1.0)
-        y = np.maximum(np.round(1.0 / np.minimum(want, 1.0)), 1.0)
-        size = x * found["devices_each"][p] + y * found["devices_each"][decode]
-        ok = size <= limits.devices
-        rows = decode[ok]
-        if not len(rows):
-            continue
-        served = np.minimum(_BUSY * x[ok] * rate_in, y[ok] * rate_out[ok])
-        kept = served / (y[ok] * rate_out[ok])
-        moved = _handover(network, found, int(p), traffic)
-        new = {name: found[name][rows].copy() for name in found}
-        new["ttft_s"] = np.full(len(rows), wait * _WAIT) + moved
-        new["ttft_high_s"] = new["ttft_s"] * (found["ttft_high_s"][p] / wait)
-        new["tpot_s"], new["tpot_high_s"] = new["decode_s"], new["decode_high_s"]
-        new["e2e_s"] = new["ttft_s"] + each[ok]
-        theirs = np.array([prices[n] for n in new["hardware"].tolist()])
-        more = prices[found["hardware"][p]] - theirs
-        new["extra_usd_per_h"] = x[ok] * found["devices_each"][p] * more
-        new["output_tokens_per_s"] = served * traffic.osl
-        new["power_w"] = x[ok] * found["power_w"][p] + y[ok] * found["power_w"][rows] * kept
-        new["devices_each"] = size[ok].astype(np.int64)
-        new["batch"] = found["batch"][rows] * y[ok]
-        one = f"prefill tp{found['tp'][p]}pp{found['pp'][p]} on {found['hardware'][p]}"
-        pair = [f"{int(a)}x {one}, {int(b)}x decode" for a, b in zip(x[ok], y[ok], strict=True)]
-        new["reason"] = np.array(pair, dtype=object)
-        for name in found:
-            columns[name].append(new[name])
-    return {n: np.concatenate([found[n], *columns[n]]) for n in found}
-
-
-def _useful(
-    found: Table, rows: npt.NDArray[np.int64], least: Sequence[str], most: Sequence[str]
-) -> npt.NDArray[np.int64]:
-    """Rows that none of the same device beats in devices, `least` and `most`."""
-    kept = [rows[:0]]
-    for name in dict.fromkeys(found["hardware"][rows].tolist()):
-        mine = rows[found["hardware"][rows] == name]
-        values = np.stack([found["devices_each"][mine].astype(np.float64),
-                           *(found[c][mine] for c in least), *(-found[c][mine] for c in most)],
-                          axis=1)  # fmt: skip
-        kept.append(mine[non_dominated(values)])
-    return np.concatenate(kept)
-
-
-def _handover(network: Network, found: Table, row: int, traffic: Traffic) -> float:
-    """Seconds that the cache of a prompt takes to the decode side: NDR InfiniBand a device."""
-    elements = sum(float(np.asarray(c.elements(traffic.isl))) for c in network.caches())
-    return elements * 2.0 / (50e9 * float(found["devices_each"][row]))
 
 
 def _scaled(found: Table, traffic: Traffic, space: Space) -> Table:
