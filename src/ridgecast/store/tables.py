@@ -84,13 +84,11 @@ def factorize(column: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     cells = column.tolist()
     if cells and isinstance(cells[0], str) and cells.count(cells[0]) == len(cells):
         return np.zeros(len(cells), dtype=np.int64), [cells[0]]
-    seen: dict[Any, int] = {}
     try:
-        codes = np.fromiter(
-            (seen.setdefault(value, len(seen)) for value in cells), np.int64, len(cells)
-        )
+        seen = {value: i for i, value in enumerate(dict.fromkeys(cells))}
     except TypeError:
         return factorize(np.array([_hashable(value) for value in cells], dtype=object))
+    codes = np.fromiter(map(seen.__getitem__, cells), np.int64, len(cells))
     if all(_is_itself(value) for value in seen):
         return codes, list(seen)
     merged: dict[Any, int] = {}
