@@ -16,8 +16,8 @@ __all__ = ["plan"]
 
 # column of the plan -> heading
 _SHOWN = {"devices": "devices", "batch": "batch", "ttft_s": "ttft", "tpot_s": "tpot",
-          "output_tokens_per_s_per_gpu": "tok/s/gpu", "service_power_w": "power",
-          "cost_usd_per_h": "USD/h", "cost_per_million_tokens_usd": "USD/Mtok"}  # fmt: skip
+          "output_tokens_per_s_per_gpu": "tok/s /gpu", "service_power_w": "power",
+          "cost_usd_per_h": "USD/h", "cost_per_million_tokens_usd": "USD /Mtok"}  # fmt: skip
 
 
 def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options

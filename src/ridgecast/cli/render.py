@@ -29,8 +29,8 @@ def _missing(value: Any) -> bool:
 def cell(key: str, value: Any) -> str:
     """Text of a value by the unit that its key carries.
 
-    >>> cell("time_s", 1.5e-4), cell("share", 0.25), cell("basis", "learned")
-    ('150 µs', '25.0 %', 'learned')
+    >>> cell("time_s", 1.5e-4), cell("share", 0.25), cell("basis", "learned"), cell("rate", 3894.2)
+    ('150 µs', '25.0 %', 'learned', '3,894')
     """
     if _missing(value):
         return ""
@@ -43,7 +43,8 @@ def cell(key: str, value: Any) -> str:
     for suffix, dimension in _DIMENSIONS.items():
         if key.endswith(suffix):
             return format_quantity(float(value), dimension)
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    form = "" if isinstance(value, int) else ",.0f" if 999.5 <= abs(value) < 1e6 else ".3g"
+    return format(value, form)
 
 
 def print_text(text: str) -> None:
@@ -92,7 +93,8 @@ def print_rows(
     names = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
     names.sort(key=lambda name: name == "why")  # the longest text last
     names = [name for name in names if any(not _missing(row.get(name)) for row in rows)]
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                  collapse_padding=True)  # fmt: skip
     for name in names:
         numeric = any(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(_heading(name), justify="right" if numeric else "left", overflow="fold")
