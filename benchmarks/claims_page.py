@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ridgecast.claims import Checked, Line, check_all
 from ridgecast.claims.verdict import NOT_MODELLED, REPRODUCED, VERDICTS
+from ridgecast.units import format_number
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "claims.md"
 HEAD = """# What the literature claims, recomputed
@@ -50,7 +51,7 @@ def _number(value: object) -> str:
         return " to ".join(_number(end) for end in value)
     if not isinstance(value, int | float):
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.3g}"
+    return format_number(value)
 
 
 def _cell(text: str) -> str:

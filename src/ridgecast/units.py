@@ -21,6 +21,7 @@ __all__ = [
     "Joules",
     "Seconds",
     "Watts",
+    "format_number",
     "format_quantity",
     "parse_quantity",
 ]
@@ -103,6 +104,15 @@ def parse_quantity(text: str, dimension: str, *, field: str = "value") -> float:
     if not math.isfinite(value):
         raise SpecError(f"{field}: {text!r} is not finite")
     return value
+
+
+def format_number(value: float) -> str:
+    """Format a plain number for eyes: three significant digits, thousands in full.
+
+    >>> format_number(0.12345), format_number(3894.2), format_number(17), format_number(2.5e10)
+    ('0.123', '3,894', '17', '2.5e+10')
+    """
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def format_quantity(value: float | None, dimension: str) -> str:

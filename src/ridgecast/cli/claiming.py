@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SpecError, unknown_name
+from ..units import format_number
 from .options import Json
 from .output import write_json
 
@@ -73,7 +74,7 @@ def _number(value: Any) -> str:
         return " to ".join(_number(end) for end in value)
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.3g}"
+    return format_number(value)
 
 
 def _row(line: Line) -> dict[str, str]:

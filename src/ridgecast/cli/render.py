@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..units import format_quantity
+from ..units import format_number, format_quantity
 
 __all__ = ["cell", "print_card", "print_result", "print_rows", "print_text"]
 
@@ -43,8 +43,7 @@ def cell(key: str, value: Any) -> str:
     for suffix, dimension in _DIMENSIONS.items():
         if key.endswith(suffix):
             return format_quantity(float(value), dimension)
-    form = "" if isinstance(value, int) else ",.0f" if 999.5 <= abs(value) < 1e6 else ".3g"
-    return format(value, form)
+    return str(value) if isinstance(value, int) else format_number(value)
 
 
 def print_text(text: str) -> None:

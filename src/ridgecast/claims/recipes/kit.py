@@ -19,6 +19,7 @@ from ...kernels.operator import analytic_time
 from ...ops import op_class
 from ...ops.base import Op, Work
 from ...ops.gemm import Gemm
+from ...units import format_number
 
 __all__ = ["device", "gemm_work", "reached", "seconds", "span", "time_of", "work_of"]
 
@@ -80,4 +81,4 @@ def reached(values: Any, published: float, places: Any) -> str:
     """Say at which place of a one-dimensional sweep the values come nearest to a published one."""
     array = np.asarray(values, np.float64).ravel()
     best = int(np.argmin(np.abs(array - published)))
-    return f"{array[best]:.3g} at {list(places)[best]}"
+    return f"{format_number(array[best])} at {list(places)[best]}"
