@@ -17,8 +17,8 @@ from ridgecast import errors
 from ridgecast.cli.app import app
 from ridgecast.cli.output import exit_code, plain
 from ridgecast.cli.parse import config_columns, key_values, parse_shape
-from ridgecast.cli.render import cell
 from ridgecast.store import read_table, write_table
+from ridgecast.units import format_field as cell
 
 GEMM = ["gemm", "4096x4096x4096", "--dtype", "bf16", "--on", "h200_sxm"]
 

@@ -21,8 +21,11 @@ __all__ = [
     "Joules",
     "Seconds",
     "Watts",
+    "dimension_of",
+    "format_field",
     "format_number",
     "format_quantity",
+    "heading_of",
     "parse_quantity",
 ]
 
@@ -59,6 +62,12 @@ _UNIT_OF = {
     "time": "s", "bytes": "B", "energy": "J", "power": "W", "frequency": "Hz", "flops": "flop",
     "bytes_per_s": "B/s", "flops_per_s": "flop/s",
 }  # fmt: skip
+# suffix of a key -> dimension; the longest suffix that fits wins
+_SUFFIXES = {
+    "_bytes_per_s": "bytes_per_s", "_flops_per_s": "flops_per_s", "_bytes": "bytes",
+    "_flops": "flops", "_hz": "frequency", "_s": "time", "_j": "energy", "_w": "power",
+}  # fmt: skip
+_SHARES = ("_share", "utilisation", "coverage", "mape", "_error", "probability")
 
 
 def _unit_factor(unit: str) -> tuple[str, float] | None:
@@ -136,3 +145,51 @@ def format_quantity(value: float | None, dimension: str) -> str:
     scaled = value / 10.0 ** (3 * magnitude)
     digits = max(0, 2 - math.floor(math.log10(float(f"{abs(scaled):.2e}"))))
     return f"{scaled:.{digits}f} {prefixes[magnitude + 4]}{unit}".strip()
+
+
+def dimension_of(key: str) -> str:
+    """Dimension that the suffix of a key or column carries, "share" for shares, "" for neither.
+
+    >>> dimension_of("memory_bytes"), dimension_of("time_share"), dimension_of("batch")
+    ('bytes', 'share', '')
+    """
+    if key == "share" or key.endswith(_SHARES):
+        return "share"
+    if key.endswith(("_j_s", "tokens_per_s", "requests_per_s")):
+        return ""
+    return next((d for suffix, d in _SUFFIXES.items() if key.endswith(suffix)), "")
+
+
+def format_field(key: str, value: object) -> str:
+    """Format a value for eyes by the unit that its key carries; "" where there is none.
+
+    >>> format_field("time_s", 1.5e-4), format_field("share", 0.25), format_field("basis", "bound")
+    ('150 µs', '25.0 %', 'bound')
+    >>> format_field("rate", 3894.2), format_field("m", 4096)
+    ('3,894', '4096')
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str | bool) or not isinstance(value, int | float):
+        return str(value)
+    dimension = dimension_of(key)
+    if dimension == "share":
+        return f"{100 * value:.1f} %"
+    if key.endswith("_j_s"):
+        return f"{value:.3g} J s"
+    if dimension:
+        return format_quantity(float(value), dimension)
+    return str(value) if isinstance(value, int) else format_number(value)
+
+
+def heading_of(key: str) -> str:
+    """Heading of a column: its key without the unit, which stands in the cells.
+
+    >>> heading_of("time_s"), heading_of("memory_bytes_per_s"), heading_of("edp_j_s")
+    ('time', 'memory bandwidth', 'edp')
+    """
+    for suffix in ("_j_s", *_SUFFIXES):
+        if key.endswith(suffix) and dimension_of(key) + ("J" if suffix == "_j_s" else ""):
+            rate = {"_bytes_per_s": " bandwidth", "_flops_per_s": " rate"}.get(suffix, "")
+            return key.removesuffix(suffix) + rate
+    return key

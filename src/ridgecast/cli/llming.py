@@ -106,7 +106,7 @@ def scenario_of(
 
 
 def _rows(answer: Answer) -> list[dict[str, Any]]:
-    from .render import cell
+    from ..units import format_field as cell
 
     plain = answer.to_dict()
     rows = []
@@ -122,7 +122,8 @@ def _rows(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _card(answer: Answer, title: str) -> None:
-    from .render import cell, print_rows, print_text
+    from ..units import format_field as cell
+    from .render import print_rows, print_text
 
     if answer.fits:
         print_rows(_rows(answer), title=title)
@@ -185,7 +186,8 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     if json:
         return write_json({"a": {"case": a, **plain[0]}, "b": {"case": b, **plain[1]},
                            "ratios": rows, "parts": parts})  # fmt: skip
-    from .render import cell, print_rows, print_text
+    from ..units import format_field as cell
+    from .render import print_rows, print_text
 
     shown = [
         {"quantity": r["quantity"], a: cell(r["quantity"], r["a"]) or "n/a",

@@ -162,7 +162,8 @@ def doctor(
     report = examine(data, out=out, timeout=timeout)
     if json:
         return write_json(report)
-    from .render import cell, print_rows, print_text
+    from ..units import format_field as cell
+    from .render import print_rows, print_text
 
     print_text(f"ridgecast {report['version']}, Python {report['python']}, {report['platform']}")
     print_rows(report["packages"], columns=("package", "version", "use"), title="packages")

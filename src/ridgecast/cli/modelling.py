@@ -74,7 +74,7 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shown(key: str, value: Any) -> str:
-    from .render import cell
+    from ..units import format_field as cell
 
     return _count(value) if "parameters" in key else cell(key, value)
 

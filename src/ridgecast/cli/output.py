@@ -6,11 +6,8 @@ codes. Must not know what the values mean.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import (
@@ -38,26 +35,10 @@ def exit_code(error: RidgecastError) -> int:
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold; NaN and infinities become null.
+    """Turn a value into what JSON can hold; see `report.view.plain`."""
+    from ..report.view import plain as run
 
-    >>> plain({"time_s": float("nan"), "shape": (1, 2)})
-    {'time_s': None, 'shape': [1, 2]}
-    """
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    return str(value)
+    return run(value)
 
 
 def document(result: Any) -> Any:

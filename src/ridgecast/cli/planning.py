@@ -150,7 +150,7 @@ def _show(
 
 
 def _line(row: dict[str, Any]) -> dict[str, str]:
-    from .render import cell
+    from ..units import format_field as cell
 
     each = " + ".join(row["reason"].split(", ")) if row["reason"] else ""
     out = {"option": f"{row['replicas']:.0f} x {_name(row)}" + (f" ({each})" if each else "")}

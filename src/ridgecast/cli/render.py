@@ -10,40 +10,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..units import format_number, format_quantity
+from ..units import format_field as cell
+from ..units import heading_of
 
-__all__ = ["cell", "print_card", "print_result", "print_rows", "print_text"]
+__all__ = ["print_card", "print_result", "print_rows", "print_text"]
 
-# suffix of a key -> dimension; the longest suffix that fits wins
-_DIMENSIONS = {
-    "_bytes_per_s": "bytes_per_s", "_flops_per_s": "flops_per_s", "_bytes": "bytes",
-    "_flops": "flops", "_hz": "frequency", "_s": "time", "_j": "energy", "_w": "power",
-}  # fmt: skip
 _QUANTITIES = (("time", "_s"), ("power", "_w"), ("energy", "_j"))
 
 
 def _missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def cell(key: str, value: Any) -> str:
-    """Text of a value by the unit that its key carries.
-
-    >>> cell("time_s", 1.5e-4), cell("share", 0.25), cell("basis", "learned"), cell("rate", 3894.2)
-    ('150 µs', '25.0 %', 'learned', '3,894')
-    """
-    if _missing(value):
-        return ""
-    if isinstance(value, str | bool) or not isinstance(value, int | float):
-        return str(value)
-    if key == "share" or key.endswith(("_share", "utilisation", "coverage", "mape", "_error")):
-        return f"{100 * value:.1f} %"
-    if key.endswith("_j_s"):
-        return f"{value:.3g} J s"
-    for suffix, dimension in _DIMENSIONS.items():
-        if key.endswith(suffix):
-            return format_quantity(float(value), dimension)
-    return str(value) if isinstance(value, int) else format_number(value)
 
 
 def print_text(text: str) -> None:
@@ -96,7 +72,7 @@ def print_rows(
                   collapse_padding=True)  # fmt: skip
     for name in names:
         numeric = any(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(_heading(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(heading_of(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_plain_text(cell(name, row.get(name))) for name in names))
     _console().print(table)
@@ -117,15 +93,6 @@ def print_result(result: Any, rows: Sequence[Mapping[str, Any]], *, title: str) 
         print_text("the same in every row: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
     for note in getattr(result, "notes", ()):
         print_text(f"- {note}")
-
-
-def _heading(name: str) -> str:
-    """Heading of a column: its key without the unit, which stands in the cells."""
-    for suffix in ("_j_s", *_DIMENSIONS):
-        if name.endswith(suffix):
-            rate = {"_bytes_per_s": " bandwidth", "_flops_per_s": " rate"}.get(suffix, "")
-            return name.removesuffix(suffix) + rate
-    return name
 
 
 def _console() -> Any:

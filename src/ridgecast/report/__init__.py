@@ -1,11 +1,13 @@
-"""Reports: figures as pure data, thin renderers, self-contained static HTML.
+"""Reports: views and figures as pure data, and thin renderers of them.
 
-`figures` are values that any renderer can draw, `render` turns them into SVG and PNG, `html` puts
-text, tables and figures on one page that needs no network. What a report says is built beside
-them, one module a report (`study_page`). Nothing here measures or fits.
+A `View` answers one question; `figures` are values that any renderer can draw. `page` makes static
+pages of views that need no network, `render` turns figures into SVG and PNG. What a view says is
+built beside them, one module a view (`gemm_view`, `llm_view`, `study_page` ...), on the same
+functions as the command line. Nothing here measures or fits.
 """
 
 from .figures import Axis, Figure, Heat, Panel, Series
-from .html import Page, Section
+from .view import Fact, Facts, Heading, Rows, View, Words
 
-__all__ = ["Axis", "Figure", "Heat", "Page", "Panel", "Section", "Series"]
+__all__ = ["Axis", "Fact", "Facts", "Figure", "Heading", "Heat", "Panel", "Rows", "Series", "View",
+           "Words"]  # fmt: skip

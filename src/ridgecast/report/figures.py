@@ -19,7 +19,8 @@ __all__ = ["Axis", "Figure", "Heat", "Panel", "Series"]
 
 SCALES = ("linear", "log", "log2", "category")
 Values = Sequence[Any] | npt.NDArray[Any]
-STYLES = ("points", "line", "both", "guide", "bars")
+STYLES = ("points", "line", "both", "guide", "bars", "stack")
+HEAT_SCALES = ("signed", "linear", "log")
 
 
 def _plain(values: Values) -> list[Any]:
@@ -53,9 +54,10 @@ class Axis:
 class Series:
     """Named x and y of one length, with optional ends of error bars and labels of points.
 
-    `style`: points, line, both, guide (a thin line that is no data), bars (x are the positions of
-    the axis' categories). A missing y is None or NaN. `group` colours series of one kind alike
-    and in order, such as sizes.
+    `style`: points, line, both, guide (a thin line that is no data), bars (side by side; x are the
+    positions of the axis' categories), stack (bars at one place, each from `base` to base + y). A
+    missing y is None or NaN. `labels` stand beside their points, `hover` is shown on request.
+    `group` colours series of one kind alike and in order, such as sizes.
     """
 
     name: str
@@ -66,31 +68,50 @@ class Series:
     high: Values = ()
     labels: Sequence[str] = ()
     group: str = ""
+    base: Values = ()
+    hover: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise SpecError(f"series.style: got {self.style!r}, allowed: {', '.join(STYLES)}")
-        sizes = {len(v) for v in (self.x, self.y, self.low, self.high, self.labels) if len(v)}
+        sizes = {len(getattr(self, name)) for name in _COLUMNS if len(getattr(self, name))}
         if len(sizes) > 1:
             raise SpecError(f"series {self.name!r}: columns of {sorted(sizes)} values, need one")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         out: dict[str, Any] = {"name": self.name, "style": self.style}
-        for name in ("x", "y", "low", "high", "labels"):
+        if self.group:
+            out["group"] = self.group
+        for name in _COLUMNS:
             values = getattr(self, name)
             if len(values):
                 out[name] = _plain(values)
         return out
 
 
+_COLUMNS = ("x", "y", "low", "high", "labels", "base", "hover")
+
+
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """A matrix with named rows and columns, from -1 to 1."""
+    """A matrix with named rows and columns, first row on top; a missing value is None or NaN.
+
+    `scale`: signed (from -1 to 1 about 0), linear or log (from least to most). `label` and `unit`
+    say what the values are; `mark` is (row, column) of a cell to point out.
+    """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    values: Sequence[Sequence[float]]
+    values: Sequence[Sequence[float | None]]
+    label: str = ""
+    unit: str = ""
+    scale: str = "signed"
+    mark: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in HEAT_SCALES:
+            raise SpecError(f"heat.scale: got {self.scale!r}, allowed: {', '.join(HEAT_SCALES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +131,19 @@ class Panel:
         out: dict[str, Any] = {"title": self.title, "reason": self.reason}
         if self.heat is not None:
             values = [_plain(row) for row in self.heat.values]
-            rows, columns = list(self.heat.rows), list(self.heat.columns)
-            return out | {"rows": rows, "columns": columns, "values": values}
+            heat = self.heat
+            return out | {
+                "x": {"label": self.x.label, "unit": self.x.unit},
+                "y": {"label": self.y.label, "unit": self.y.unit},
+                "rows": list(heat.rows), "columns": list(heat.columns), "values": values,
+                "label": heat.label, "unit": heat.unit, "scale": heat.scale,
+                "mark": None if heat.mark is None else list(heat.mark),
+            }  # fmt: skip
         for name, axis in (("x", self.x), ("y", self.y)):
             out[name] = {"label": axis.label, "unit": axis.unit, "scale": axis.scale}
             if axis.categories:
                 out[name]["categories"] = list(axis.categories)
+        out["horizontal"] = self.horizontal
         return out | {"series": [s.to_dict() for s in self.series]}
 
 

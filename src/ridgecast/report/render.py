@@ -88,11 +88,16 @@ def _panel(axes: Any, panel: Panel) -> None:
         return
     if panel.heat is not None:
         _heat(axes, panel.heat)
+        if panel.x.label:
+            axes.set_xlabel(panel.x.text)
+            axes.set_ylabel(panel.y.text)
         return
     colours = _colours(panel.series)
     bars = [s for s in panel.series if s.style == "bars"]
     for i, (series, colour) in enumerate(zip(panel.series, colours, strict=True)):
-        if series.style == "bars":
+        if series.style == "stack":
+            _stack(axes, series, colour, panel.horizontal)
+        elif series.style == "bars":
             _bars(axes, series, colour, bars.index(series), len(bars), panel.horizontal)
         else:
             _points(axes, series, colour, _MARKERS[i % len(_MARKERS)])
@@ -162,15 +167,35 @@ def _bars(axes: Any, s: Series, colour: str, index: int, count: int, horizontal:
             axes.plot([a], [end], marker="_", color=colour, markersize=6.0)
 
 
+def _stack(axes: Any, s: Series, colour: str, horizontal: bool) -> None:
+    base = _numbers(s.base) if len(s.base) else [0.0] * len(s.x)
+    if horizontal:
+        axes.barh(s.x, _numbers(s.y), 0.7, left=base, color=colour, label=s.name or None)
+    else:
+        axes.bar(s.x, _numbers(s.y), 0.7, bottom=base, color=colour, label=s.name or None)
+
+
 def _heat(axes: Any, heat: Heat) -> None:
     values = [[math.nan if v is None else float(v) for v in row] for row in heat.values]
-    axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0, aspect="auto")
+    if heat.scale == "signed":
+        axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0, aspect="auto")
+    else:
+        from matplotlib.colors import LogNorm
+
+        norm = LogNorm() if heat.scale == "log" else None
+        shown = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
+        unit = f" [{heat.unit}]" if heat.unit else ""
+        axes.figure.colorbar(shown, ax=axes, label=f"{heat.label}{unit}")
+    if heat.mark is not None:
+        axes.plot([heat.mark[1]], [heat.mark[0]], "o", mfc="none", mec="#ffffff", markersize=9)
     axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=45, ha="right")
     axes.set_yticks(range(len(heat.rows)), heat.rows)
     axes.grid(False)
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
+    if heat.scale != "signed":
+        return
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             if math.isfinite(value):

@@ -1,0 +1,307 @@
+"""Questions that views answer: fields with their bounds, words and controls, once for every face.
+
+The web page makes its forms and its API of them, `ridgecast report` its options; each knows how to
+ask the same on the command line, in Python and as an address. Validation stops at shape and bounds:
+names are looked up by whoever answers.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..ops.gemm import MAX_DIM
+
+__all__ = ["GemmQuestion", "HeatQuestion", "LlmQuestion", "Question", "TuneQuestion"]
+
+Name = str
+_SHORT = 64  # letters of a name
+_TEXT = 400
+
+
+def _shown(title: str, control: str, section: str, **more: Any) -> dict[str, Any]:
+    """Arguments of a Field that a form shows: title, control, the section that it stands in."""
+    return {"title": title, "json_schema_extra": {"control": control, "section": section, **more}}
+
+
+class Question(BaseModel):
+    """A question by value; two equal ones have one address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    page: ClassVar[str] = ""
+
+    def asked(self) -> dict[str, Any]:
+        """Fields that differ from their defaults; needed ones always."""
+        found: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if info.is_required() or value != info.get_default(call_default_factory=True):
+                found[name] = value
+        return found
+
+    def address(self) -> str:
+        """Path and query that restore the question."""
+        query = urlencode({k: _word(v) for k, v in self.asked().items()}, doseq=True)
+        return f"/{self.page}" + (f"?{query}" if query else "")
+
+    def command(self) -> str:
+        """Command line that answers it."""
+        raise NotImplementedError
+
+    def python(self) -> str:
+        """Lines of Python that answer it."""
+        raise NotImplementedError
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return [_word(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    """Words of options: --name value, repeated for lists, left out for None, "" and False."""
+    words: list[str] = []
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is True:
+                words.append(flag)
+            elif one is not None and one is not False and one != "":
+                words += [flag, str(one)]
+    return words
+
+
+class GemmQuestion(Question):
+    """One matrix multiplication on a device, beside others, with what-ifs."""
+
+    page: ClassVar[str] = "gemm"
+
+    m: int = Field(4096, ge=1, le=MAX_DIM, description="Rows of A and D.",
+                   **_shown("m", "number", "Work"))  # fmt: skip
+    n: int = Field(4096, ge=1, le=MAX_DIM, description="Columns of B and D.",
+                   **_shown("n", "number", "Work"))  # fmt: skip
+    k: int = Field(4096, ge=1, le=MAX_DIM, description="Length of the contraction.",
+                   **_shown("k", "number", "Work"))  # fmt: skip
+    dtype: Name = Field("bf16", max_length=_SHORT, description="Number format of the operands.",
+                        **_shown("Format", "select", "Work", options="dtypes"))  # fmt: skip
+    batch: int = Field(1, ge=1, le=1 << 20, description="Multiplications in one call.",
+                       **_shown("Batch", "number", "Work"))  # fmt: skip
+    layout: Literal["nn", "nt", "tn", "tt"] = Field(
+        "tn", description="Storage of A and B.", **_shown("Layout", "select", "Work")
+    )
+    on: Name = Field("h200_sxm", max_length=_SHORT, description="Device.",
+                     **_shown("Device", "select", "Machine", options="devices"))  # fmt: skip
+    against: list[Name] = Field(default=[], max_length=6, description="Other devices beside it.",
+                                **_shown("Beside", "many", "Machine",
+                                         options="devices"))  # fmt: skip
+    cache: Literal["hot", "cold"] = Field(
+        "hot", description="State of the L2 before the call.", **_shown("L2", "select", "Machine")
+    )
+    kernel: Literal["library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast"] = Field(
+        "library", description="How it is run.", **_shown("Kernel", "select", "Kernel")
+    )
+    tile: int | None = Field(None, ge=1, le=64, description="Tile edge of the tiled kernel.",
+                             **_shown("tile", "number", "Kernel", kernels="tiled"))  # fmt: skip
+    tile_m: int | None = Field(None, ge=1, le=4096, description="Rows of D that a block computes.",
+                               **_shown("tile_m", "number", "Kernel",
+                                        kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
+    tile_n: int | None = Field(None, ge=1, le=4096,
+                               description="Columns of D that a block computes.",
+                               **_shown("tile_n", "number", "Kernel",
+                                        kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
+    tile_k: int | None = Field(None, ge=1, le=4096, description="Step along k.",
+                               **_shown("tile_k", "number", "Kernel",
+                                        kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
+    stages: int | None = Field(None, ge=1, le=64, description="Steps in flight.",
+                               **_shown("stages", "number", "Kernel",
+                                        kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
+    split_k: int | None = Field(None, ge=1, le=4096, description="Parts of the contraction.",
+                                **_shown("split_k", "number", "Kernel",
+                                         kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
+    config: list[str] = Field(default=[], max_length=24,
+                              description="Other parameters of the kernel: KEY=VALUE.",
+                              **_shown("Other parameters", "lines", "Kernel",
+                                       kernels="clblast"))  # fmt: skip
+    what_if: list[str] = Field(default=[], max_length=12,
+                               description="Changes of the device: memory.bandwidth=+20%.",
+                               **_shown("What if", "sliders", "What if"))  # fmt: skip
+    level: float = Field(0.9, gt=0, lt=1, description="Share of cases that intervals cover.",
+                         **_shown("Interval", "number", "Machine"))  # fmt: skip
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Tile sizes as the command line's options name them."""
+        return {name: getattr(self, name) for name in _TILES}
+
+    def _kernel_words(self) -> list[str]:
+        named = {} if self.kernel == "library" else {"kernel": self.kernel}
+        return _options({**named, **self.sizes, "config": self.config})
+
+    def _work_words(self) -> list[str]:
+        shared = {"dtype": self.dtype, "on": self.on}
+        extra = {"batch": self.batch if self.batch != 1 else None,
+                 "layout": self.layout if self.layout != "tn" else None}  # fmt: skip
+        return ["gemm", f"{self.m}x{self.n}x{self.k}", *_options(shared | extra)]
+
+    def command(self) -> str:
+        """`predict`, or `explain` where the device is changed."""
+        words = ["ridgecast", "explain" if self.what_if else "predict", *self._work_words(),
+                 *self._kernel_words()]  # fmt: skip
+        if self.what_if:
+            words += _options({"what_if": self.what_if})
+        else:
+            words += _options({"cache": self.cache if self.cache != "hot" else None,
+                               "level": self.level if self.level != 0.9 else None})  # fmt: skip
+        return shlex.join(words)
+
+    def python(self) -> str:
+        """`rc.predict`, and `explain` with what-ifs."""
+        extra = "".join(f", {k}={v!r}" for k, v in (("batch", self.batch), ("layout", self.layout))
+                        if v != type(self).model_fields[k].default)  # fmt: skip
+        work = f"rc.Gemm({self.m}, {self.n}, {self.k}, dtype={self.dtype!r}{extra})"
+        options = ""
+        if self.kernel != "library":
+            options += f", config={self._config_text()}"
+        if self.level != 0.9:
+            options += f", level={self.level}"
+        lines = ["import ridgecast as rc", "",
+                 f"p = rc.predict({work}, on={self.on!r}{options})", "print(p)"]  # fmt: skip
+        changes = dict(text.partition("=")[::2] for text in self.what_if)
+        lines.append(f"print(p.explain(what_if={changes!r}))" if changes else "print(p.explain())")
+        return "\n".join(lines)
+
+    def _config_text(self) -> str:
+        kind = _CONFIGS[self.kernel]
+        given = {k: v for k, v in self.sizes.items() if v is not None}
+        given |= dict(text.partition("=")[::2] for text in self.config)
+        return f"rc.{kind}({', '.join(f'{k}={v}' for k, v in given.items())})"
+
+
+_CONFIGS = {"tiled": "TiledConfig", "cutlass_simt": "SimtConfig",
+            "cutlass_tensor": "TensorConfig", "clblast": "ClblastConfig"}  # fmt: skip
+_TILES = ("tile", "tile_m", "tile_n", "tile_k", "stages", "split_k")
+
+
+class TuneQuestion(GemmQuestion):
+    """Rank the configurations of a kernel for the same work."""
+
+    objective: Literal["time", "energy", "edp"] = Field(
+        "time", description="What the ranking is by.", **_shown("Rank by", "select", "Ranking")
+    )
+    top: int = Field(12, ge=1, le=200, description="Configurations in the table.",
+                     **_shown("Rows", "number", "Ranking"))  # fmt: skip
+
+    def command(self) -> str:
+        """`tune`."""
+        kernel = None if self.kernel == "library" else self.kernel
+        words = ["ridgecast", "tune", *self._work_words()]
+        return shlex.join(words + _options({
+            "kernel": kernel, "objective": self.objective, "top": self.top}))  # fmt: skip
+
+
+class HeatQuestion(GemmQuestion):
+    """A heat map of the same work over two knobs."""
+
+    x: Name = Field("n", max_length=_SHORT, description="Knob of the columns.",
+                    **_shown("Across", "select", "Map", options="knobs"))  # fmt: skip
+    y: Name = Field("m", max_length=_SHORT, description="Knob of the rows.",
+                    **_shown("Down", "select", "Map", options="knobs"))  # fmt: skip
+    show: Literal["time", "power", "energy", "edp", "utilisation", "rate"] = Field(
+        "utilisation", description="What the colour says.", **_shown("Colour", "select", "Map")
+    )
+
+
+class LlmQuestion(Question):
+    """A model in service on devices, under traffic, with techniques."""
+
+    page: ClassVar[str] = "llm"
+
+    model: Name = Field("llama-3.1-70b", max_length=200, description="Network.",
+                        **_shown("Model", "select", "Model", options="models"))  # fmt: skip
+    dtype: str = Field("", max_length=_SHORT, description="Format of weights and products; "
+                       "empty as published.",
+                       **_shown("Weights", "select", "Model", options="formats"))  # fmt: skip
+    kv_dtype: str = Field("", max_length=_SHORT, description="Format of the cache; empty 16 bits.",
+                          **_shown("KV cache", "select", "Model", options="formats"))  # fmt: skip
+    on: Name = Field("h100_sxm", max_length=_SHORT, description="Device.",
+                     **_shown("Device", "select", "Machine", options="devices"))  # fmt: skip
+    devices: int = Field(8, ge=1, le=4096, description="How many of them.",
+                         **_shown("Devices", "number", "Machine"))  # fmt: skip
+    engine: Name = Field("vllm", max_length=_SHORT, description="Serving engine.",
+                         **_shown("Engine", "select", "Machine", options="engines"))  # fmt: skip
+    tp: int | None = Field(None, ge=1, le=1024, description="Tensor-parallel shards.",
+                           **_shown("tp", "number", "Layout"))  # fmt: skip
+    pp: int | None = Field(None, ge=1, le=1024, description="Pipeline stages.",
+                           **_shown("pp", "number", "Layout"))  # fmt: skip
+    dp: int | None = Field(None, ge=1, le=1024, description="Attention data-parallel groups.",
+                           **_shown("dp", "number", "Layout"))  # fmt: skip
+    ep: int | None = Field(None, ge=1, le=1024, description="Expert-parallel groups.",
+                           **_shown("ep", "number", "Layout"))  # fmt: skip
+    cp: int | None = Field(None, ge=1, le=1024, description="Devices that share a sequence.",
+                           **_shown("cp", "number", "Layout"))  # fmt: skip
+    isl: int = Field(2048, ge=1, le=10_000_000, description="Prompt tokens of a request.",
+                     **_shown("Prompt", "number", "Traffic"))  # fmt: skip
+    osl: int = Field(512, ge=1, le=1_000_000, description="Output tokens of a request.",
+                     **_shown("Output", "number", "Traffic"))  # fmt: skip
+    batch: str = Field("32", pattern=r"^(max|[1-9][0-9]{0,6})$",
+                       description="Requests in flight on each replica, or max.",
+                       **_shown("In flight", "text", "Traffic"))  # fmt: skip
+    request_rate: float | None = Field(None, gt=0, le=1e9,
+                                       description="Requests/s instead of those in flight.",
+                                       **_shown("Requests/s", "number", "Traffic"))  # fmt: skip
+    prefix: float = Field(0.0, ge=0, lt=1, description="Share of the prompt common to all.",
+                          **_shown("Common prefix", "number", "Traffic"))  # fmt: skip
+    price_per_h: float | None = Field(None, ge=0, le=1e9, description="USD per device and hour.",
+                                      **_shown("USD/h", "number", "Machine"))  # fmt: skip
+    technique: list[str] = Field(default=[], max_length=12,
+                                 description="Published techniques; they stack, in order.",
+                                 **_shown("Techniques", "switches", "Techniques",
+                                          options="techniques"))  # fmt: skip
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The layout that was given."""
+        return {n: v for n in _LAYOUT if (v := getattr(self, n)) is not None}
+
+    def command(self) -> str:
+        """`llm`."""
+        on = f"{self.on}:{self.devices}" if self.devices != 1 else self.on
+        words = ["ridgecast", "llm", self.model, "--on", on]
+        words += _options({
+            "isl": self.isl, "osl": self.osl, "batch": self.batch,
+            "request_rate": self.request_rate, **self.sizes,
+            "engine": self.engine if self.engine != "vllm" else None, "dtype": self.dtype,
+            "kv_dtype": self.kv_dtype, "technique": ",".join(self.technique),
+            "prefix": self.prefix or None, "price_per_h": self.price_per_h})  # fmt: skip
+        return shlex.join(words)
+
+    def python(self) -> str:
+        """`rc.evaluate`."""
+        batch = self.batch if self.batch == "max" else int(self.batch)
+        traffic = f"{self.isl}, {self.osl}, {batch!r}"
+        if self.request_rate:
+            traffic += f", request_rate={self.request_rate}"
+        if self.prefix:
+            traffic += f", prefix={self.prefix}"
+        options = f", traffic=rc.Traffic({traffic})"
+        lines = ["import ridgecast as rc"]
+        if self.sizes:
+            lines.append("from ridgecast.models import Layout")
+            options += f", layout=Layout({', '.join(f'{k}={v}' for k, v in self.sizes.items())})"
+        for name in ("engine", "dtype", "kv_dtype", "price_per_h"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                options += f", {name}={value!r}"
+        if self.technique:
+            options += f", techniques={','.join(self.technique)!r}"
+        lines += ["", f"a = rc.evaluate(rc.Scenario({self.model!r}, {self.on!r}, {self.devices}"
+                  f"{options}))", "print(a.tpot, a.ttft, a.power, a.fits)"]  # fmt: skip
+        return "\n".join(lines)
+
+
+_LAYOUT = ("tp", "pp", "dp", "ep", "cp")
