@@ -16,9 +16,11 @@ import ridgecast.predict as predict_room
 from ridgecast import errors
 from ridgecast.cli.app import app
 from ridgecast.cli.output import exit_code, plain
-from ridgecast.cli.parse import config_columns, key_values, parse_shape
+from ridgecast.cli.parse import parse_shape
+from ridgecast.kernels.asked import config_columns
 from ridgecast.store import read_table, write_table
 from ridgecast.units import format_field as cell
+from ridgecast.units import key_values
 
 GEMM = ["gemm", "4096x4096x4096", "--dtype", "bf16", "--on", "h200_sxm"]
 

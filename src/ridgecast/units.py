@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from .errors import SpecError
 
@@ -26,6 +27,8 @@ __all__ = [
     "format_number",
     "format_quantity",
     "heading_of",
+    "key_values",
+    "number_or_text",
     "parse_quantity",
 ]
 
@@ -193,3 +196,34 @@ def heading_of(key: str) -> str:
             rate = {"_bytes_per_s": " bandwidth", "_flops_per_s": " rate"}.get(suffix, "")
             return key.removesuffix(suffix) + rate
     return key
+
+
+def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """Split `field=value` pairs of a repeatable option; a pair twice is refused.
+
+    >>> key_values(["memory.bandwidth=+20%"], "--what-if")
+    {'memory.bandwidth': '+20%'}
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise SpecError(f"{option}: got {pair!r}, need FIELD=VALUE: {option} field=+20%")
+        if key in found:
+            raise SpecError(f"{option}: {key!r} is given twice")
+        found[key] = value
+    return found
+
+
+def number_or_text(text: str) -> str | int | float:
+    """Read a whole number, a number, or else leave the text as it is.
+
+    >>> number_or_text("16"), number_or_text("0.5"), number_or_text("max")
+    (16, 0.5, 'max')
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SpecError
-from ..units import format_quantity, parse_quantity
+from ..units import format_quantity, key_values, parse_quantity
 from . import options as o
 from .output import write_json
-from .parse import key_values
 
 if TYPE_CHECKING:
     from ..scenario.footprint import Footprint, Span

@@ -14,7 +14,7 @@ from ..errors import SpecError, unknown_name
 from ..units import format_quantity, parse_quantity
 from . import options as o
 from .output import REFUSED, plain, write_json
-from .parse import config_columns, parse_shape
+from .parse import parse_shape
 
 if TYPE_CHECKING:
     from ..measure.plan import Plan
@@ -89,6 +89,8 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         if shape is None:
             raise SpecError("need a shape: measure gemm 1024x1024x1024 --provider blas")
         sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
+        from ..kernels.asked import config_columns
+
         columns = config_columns(
             kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ()
         )

@@ -1,4 +1,4 @@
-"""From what people type to values: shapes, counterfactuals, configuration columns.
+"""From what people type to values: operations and their shapes.
 
 Pure functions; raises SpecError that says what was got and what is allowed.
 """
@@ -6,19 +6,17 @@ Pure functions; raises SpecError that says what was got and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpecError, unknown_name
+from ..units import key_values, number_or_text
 
 if TYPE_CHECKING:
     from ..ops import Gemm, Op
 
 __all__ = [
-    "build_config",
     "check_op",
-    "config_columns",
-    "key_values",
     "parse_op",
     "parse_shape",
 ]
@@ -74,7 +72,9 @@ def parse_op(
         if key not in infos:
             raise SpecError(unknown_name(f"field of {name}", key, infos,
                                          f"`ridgecast ops {name}` shows them."))  # fmt: skip
-        given[key] = _number(text) if infos[key].kind in ("size", "number", "share") else text
+        given[key] = (
+            number_or_text(text) if infos[key].kind in ("size", "number", "share") else text
+        )
     for key, value in (("dtype", dtype), ("batch", batch)):
         if value is not None and key in given:
             raise SpecError(f"{key}: given twice, as --{key} and as {key}=")
@@ -93,75 +93,3 @@ def _needed(cls: Any, name: str) -> bool:
 
     field = next(f for f in dataclasses.fields(cls) if f.name == name)
     return field.default is dataclasses.MISSING
-
-
-def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:
-    """Split `field=value` pairs of a repeatable option; a pair twice is refused.
-
-    >>> key_values(["memory.bandwidth=+20%"], "--what-if")
-    {'memory.bandwidth': '+20%'}
-    """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not (key and equals and value):
-            raise SpecError(f"{option}: got {pair!r}, need FIELD=VALUE: {option} field=+20%")
-        if key in found:
-            raise SpecError(f"{option}: {key!r} is given twice")
-        found[key] = value
-    return found
-
-
-def config_columns(
-    kernel: str | None, sizes: Mapping[str, int | None], pairs: Iterable[str] = ()
-) -> dict[str, str | int | float]:
-    """Collect the configuration columns that were given: the kernel, tile sizes, KEY=VALUE pairs.
-
-    Numbers among the pairs become numbers. Raises SpecError for a tile without a kernel.
-    """
-    columns: dict[str, str | int | float] = {k: v for k, v in sizes.items() if v is not None}
-    for name, text in key_values(pairs, "--config").items():
-        key = name.lower()
-        if key in columns:
-            raise SpecError(f"--config {key}: also given as --{key.replace('_', '-')}")
-        columns[key] = _number(text)
-    if columns and not kernel:
-        raise SpecError(f"{', '.join(columns)}: say which kernel, for example --kernel tiled")
-    return {"kernel": kernel, **columns} if kernel else {}
-
-
-def build_config(columns: Mapping[str, str | int | float]) -> Any:
-    """Build the kernel configuration from its columns; None where no kernel was named.
-
-    Raises SpecError for an unknown kernel or parameter, with the nearest three names.
-    """
-    if not columns:
-        return None
-    from dataclasses import fields
-
-    from ..kernels import ClblastConfig, LibraryConfig, SimtConfig, TensorConfig, TiledConfig
-
-    kinds = (LibraryConfig, TiledConfig, SimtConfig, TensorConfig, ClblastConfig)
-    classes = {kind.kernel: kind for kind in kinds}
-    kernel = str(columns["kernel"])
-    if kernel not in classes:
-        allowed = f"Allowed: {', '.join(classes)}."
-        raise SpecError(unknown_name("kernel", kernel, classes, allowed))
-    names = {f.name.lower(): f.name for f in fields(classes[kernel])}
-    values: dict[str, Any] = {}
-    for key, value in columns.items():
-        if key == "kernel":
-            continue
-        if key.lower() not in names:
-            raise SpecError(unknown_name(f"parameter of kernel {kernel}", key, names))
-        values[names[key.lower()]] = value
-    return classes[kernel](**values)
-
-
-def _number(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import NoDataError, SpecError, UnsupportedError, unknown_name
+from ..units import key_values
 from . import options as o
 from .calibrating import HARDWARE_FILE, THIS, calibrated_folder
 from .output import NO_ANSWER, document, plain, write_json
-from .parse import build_config, config_columns, key_values, parse_op
+from .parse import parse_op
 
 if TYPE_CHECKING:
     from ..hardware import Hardware
@@ -88,6 +89,8 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         raise SpecError("need OP and SHAPE (predict gemm 4096x4096x4096 ...), or --table FILE")
     if out is not None:
         raise SpecError("--out: goes with --table; for one prediction use --json")
+    from ..kernels.asked import build_config, config_columns
+
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     build_config(columns)  # refuses an unknown kernel or parameter
@@ -96,7 +99,9 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     if _choice("cache", cache, CACHES):
         columns["cache"] = str(cache)
     device, model = _device(on, hardware, model)
-    row = _predict_one(work, device, columns, model=model, level=level)
+    from ..predict.prediction import predicted_row
+
+    row = plain(predicted_row(work, device, columns, model=model, level=level))
     if json:
         write_json(row)
     else:
@@ -123,24 +128,6 @@ def _title(work: Gemm | Op, words: list[str], device: Hardware) -> str:
     dtype = getattr(work, "dtype", "")
     shown = [w for w in words if not w.startswith("dtype=")]
     return " ".join([work.name, *shown, *([dtype] if dtype else []), "on", device.name])
-
-
-def _predict_one(
-    work: Gemm | Op, device: Hardware, columns: dict[str, Any], *, model: Path | None, level: float
-) -> dict[str, Any]:
-    """Predict one operation as a table of one row; return that row."""
-    import numpy as np
-
-    from ..predict import predict_table
-    from ..predict.prediction import asked_of
-
-    row: dict[str, Any] = {"op": work.name, "hardware": device.name} | asked_of(work) | columns
-    table = {
-        key: np.array([value], dtype=object if isinstance(value, str | bool) else None)
-        for key, value in row.items()
-    }
-    result = predict_table(table, model=model, level=level, hardware={device.name: device})
-    return {key: plain(column[0]) for key, column in result.items()}
 
 
 def _predict_file(
@@ -206,6 +193,8 @@ def explain(  # noqa: PLR0913, PLR0917
     json: o.Json = False,
 ) -> None:
     """Show where the time and energy go, and what if."""
+    from ..kernels.asked import build_config, config_columns
+
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     changes = key_values(what_if or (), "--what-if")
@@ -252,6 +241,8 @@ def tune(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Rank kernel configurations by time, energy or both."""
     _choice("objective", objective, OBJECTIVES)
+    from ..kernels.asked import build_config
+
     build_config({"kernel": kernel} if kernel else {})
     work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     device, model = _device(on, hardware, model)

@@ -17,7 +17,7 @@ from ..units import Bytes, Joules, Seconds, Watts, format_quantity
 if TYPE_CHECKING:
     from .explain import Explanation
 
-__all__ = ["Prediction", "asked_of", "predict", "row_of"]
+__all__ = ["Prediction", "asked_of", "predict", "predicted_row", "row_of"]
 
 _QUANTITIES = {"time": "s", "power": "w", "energy": "j"}
 
@@ -125,6 +125,25 @@ def row_of(
         row["kernel"] = config.kernel
         row |= {name: column[0] for name, column in config.as_table().items()}
     return _columns(row), device
+
+
+def predicted_row(
+    op: Gemm | Op,
+    device: Hardware,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    model: str | Path | None = None,
+    level: float = 0.9,
+) -> dict[str, Any]:
+    """Predict one operation as a table of one row; return that row, whatever its status.
+
+    `columns` are further ones of the table, such as kernel, tile sizes and cache.
+    """
+    from .batch import predict_table
+
+    asked = {"op": op.name, "hardware": device.name} | asked_of(op) | dict(columns or {})
+    done = predict_table(_columns(asked), model=model, level=level, hardware={device.name: device})
+    return {key: column[0] for key, column in done.items()}
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
