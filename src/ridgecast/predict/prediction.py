@@ -139,7 +139,7 @@ def predicted_row(
 
     `columns` are further ones of the table, such as kernel, tile sizes and cache.
     """
-    from .batch import predict_table
+    from . import predict_table
 
     asked = {"op": op.name, "hardware": device.name} | asked_of(op) | dict(columns or {})
     done = predict_table(_columns(asked), model=model, level=level, hardware={device.name: device})
