@@ -13,6 +13,7 @@ from ..errors import OutOfDomainError, SpecError, UnsupportedError, unknown_name
 from ..hardware import Hardware, resolve
 from ..ops import Gemm, Op
 from ..units import Bytes, Joules, Seconds, Watts, format_quantity
+from .observe import told
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -174,6 +175,7 @@ def predict(
     from .batch import predict_table
 
     table, device = row_of(op, on, config)
+    told("predict", op, device, config)
     done = predict_table(table, model=model, level=level, hardware={device.name: device})
     row = {name: column[0] for name, column in done.items()}
     if row["status"] != "ok":

@@ -21,6 +21,7 @@ from ..hardware import Hardware, resolve
 from ..models.image import Canvas
 from ..models.network import Layout, Network, Tokens
 from ..models.pipeline import Pipeline, Stage
+from ..predict.observe import told
 from ..predict.power import PowerModel
 from ..techniques import Treatment, treatment_of
 from ..techniques.treatment import Placement
@@ -136,6 +137,8 @@ def generate(pipeline: Pipeline | str, hardware: Hardware | str, **options: Any)
 
 def generate_all(cases: Sequence[Generation]) -> list[Generated]:
     """Answer many cases with one table of predictions; all share the first's trained models."""
+    for case in cases:
+        told("generate", case)
     made = [_made(case) for case in cases]
     runs = iter(run_passes([one.job for m in made for one in m.steps if not one.on_host]))
     return [m.answer([None if one.on_host else next(runs) for one in m.steps]) for m in made]

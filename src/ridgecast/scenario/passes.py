@@ -19,6 +19,7 @@ from ..kernels.operator import analytic_time, link_of
 from ..models.network import Amount, Call, Layout, Network, Tokens
 from ..ops.base import Work
 from ..predict.bundle import open_bundle
+from ..predict.observe import told
 from ..predict.power import PowerModel
 from ..techniques.treatment import Treatment
 from .engine import Engine
@@ -110,6 +111,8 @@ def run_passes(jobs: Sequence[Job]) -> list[Pass]:
     """
     if not jobs:
         return []
+    for job in jobs:
+        told("pass", job)
     first = jobs[0].machine
     timed = time_cases([_case(j) for j in jobs], model=first.model, level=first.level)
     return [_around(job, one) for job, one in zip(jobs, timed, strict=True)]

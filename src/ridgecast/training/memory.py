@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import SpecError
 from ..models.network import Call, Layout, Network, Tokens
+from ..predict.observe import told
 from ..scenario.engine import engine
 from ..techniques.treatment import Storage, Treatment
 
@@ -261,6 +262,7 @@ def training_memory(network: Network, plan: Plan, t: Treatment | None = None) ->
     does not divide the network.
     """
     t = t or Treatment()
+    told("train", network, None, plan, t)
     u, cut = t.tuning, plan.layout.tp * plan.layout.pp
     own = network.parameters * t.trainable * u.layers / cut
     added = adapter_parameters(network, u.rank) / cut

@@ -17,6 +17,7 @@ from ..kernels.operator import analytic_time
 from ..models.network import Layout, Network, Tokens
 from ..ops.base import Work
 from ..ops.collective import Collective
+from ..predict.observe import told
 from ..scenario.engine import engine
 from ..scenario.formats import formats_of
 from ..scenario.host import Host, fetch_bandwidth
@@ -77,6 +78,7 @@ def step_time(
     """
     t, host = t or Treatment(), host or Host()
     hw = resolve(on) if isinstance(on, str) else on
+    told("train", network, hw, plan, t)
     run = _forward(network, hw, plan, t)
     once, flops = _compute(run.timed, network, plan, t)
     again = 1.0 if plan.recompute == "full" else 0.0

@@ -7,6 +7,7 @@ would compare two models, not two kernels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ...kernels.operator import analytic_time
 from ...ops import op_class
 from ...ops.base import Op, Work
 from ...ops.gemm import Gemm
+from ...predict.observe import told
 from ...units import format_number
 
 __all__ = ["device", "gemm_work", "reached", "seconds", "span", "time_of", "work_of"]
@@ -40,7 +42,7 @@ def work_of(op: str, **fields: Any) -> Work:
     numbers = {k: v for k, v in fields.items() if not isinstance(v, str | bool)}
     shape = np.broadcast_shapes(*(np.shape(v) for v in numbers.values()))
     if shape == ():
-        return cls(**fields).work()
+        return _told(op, fields, cls(**fields).work())
     flat = {
         k: np.broadcast_to(np.asarray(v, np.float64), shape).ravel() for k, v in numbers.items()
     }
@@ -49,7 +51,12 @@ def work_of(op: str, **fields: Any) -> Work:
     made, bad, reason = cls.of_columns({**flat, **words}, rows)
     if bad.any():
         raise SpecError(f"{op}: {reason[np.flatnonzero(bad)[0]]}")
-    return made.work()
+    return _told(op, fields, made.work())
+
+
+def _told(op: str, fields: Mapping[str, Any], work: Work) -> Work:
+    told("work", op, fields, work)
+    return work
 
 
 def gemm_work(m: Any, n: Any, k: Any, *, dtype: str = "fp16", out_bytes: float = 2.0) -> Work:
@@ -58,12 +65,15 @@ def gemm_work(m: Any, n: Any, k: Any, *, dtype: str = "fp16", out_bytes: float =
     m, n, k = (np.asarray(x, np.float64) for x in (m, n, k))
     unit = one.a_format.compute
     read = one.a_bytes * m * k + one.b_bytes * k * n
-    return Work({unit: 2.0 * m * n * k}, read, out_bytes * m * n)
+    work = Work({unit: 2.0 * m * n * k}, read, out_bytes * m * n)
+    return _told("gemm", {"m": m, "n": n, "k": k, "dtype": dtype}, work)
 
 
 def time_of(work: Work, on: str | Hardware, cache: Cache = "cold") -> F64:
     """Analytic time [s] of work on a device; operands come from memory unless `cache` is hot."""
-    return np.asarray(analytic_time(work, device(on), cache), np.float64)
+    found = device(on)
+    told("time", work, found)
+    return np.asarray(analytic_time(work, found, cache), np.float64)
 
 
 def seconds(op: str, on: str | Hardware, cache: Cache = "cold", **fields: Any) -> F64:
