@@ -20,6 +20,7 @@ from .config_features import CONFIG, FEATURES
 from .config_model import CARD_VERSION, GRID, ConfigModel, bucket_of, run_booster
 from .config_rows import Rows, kernel_ids, prepare, read_params, take, usable_rows
 from .config_transfer import fit_correction, spread_points
+from .parity import sample, save_parity
 
 __all__ = ["train_config_model"]
 
@@ -104,6 +105,7 @@ def train_config_model(
     data = {name: _device_data(table, ids, name) for name in names}
     fold = np.random.default_rng(seed).integers(folds, size=int(ids.max()) + 1)
     boosters, learned, scores = {}, {}, {}
+    samples: list[dict[str, Any]] = []
     for name, d in data.items():
         boosters[name] = _fit(d.rows.features, d.target, d.weight, seed, trees)
         held = np.zeros(len(d.target))
@@ -114,6 +116,8 @@ def train_config_model(
             part = _fit(d.rows.features[~test], d.target[~test], d.weight[~test], seed, trees)
             held[test] = run_booster(part, d.rows.features[test])
         learned[name], scores[name] = _intervals(d, held)
+        points = _held_points(d, held[d.row_of], seed)
+        samples.append(sample(points, split="unseen_config", hardware=name))
     card = _card(table, data, seed, trees)
     card["intervals"] = {"learned": learned}
     card["scores_unseen_kernel"] = scores
@@ -121,7 +125,29 @@ def train_config_model(
     _transfer_statistics(model, data, seed)
     if out_dir is not None:
         model.save(out_dir)
+        source, licence = (", ".join(card[key]) for key in ("collections", "licence"))
+        save_parity(out_dir, samples, source=source, licence=licence, seed=seed)
     return model
+
+
+def _held_points(d: _Training, predicted: FloatArray, seed: int) -> dict[str, FloatArray]:
+    """Measured rows beside held-out predictions of log(time / bound), in seconds.
+
+    The 90 % intervals of one half of the kernels rest on the other half.
+    """
+    truth = numeric(d.table, "time_s")[0]
+    time = truth * np.exp(predicted - d.row_target)
+    half = (np.random.default_rng(seed).random(len(d.target)) < 0.5)[d.row_of]
+    low, high = np.full(len(time), np.nan), np.full(len(time), np.nan)
+    for test in (half, ~half):
+        if test.any() and not test.all():
+            residual, known = d.row_target[~test] - predicted[~test], predicted[~test]
+            edges = np.quantile(known, np.arange(1, _BUCKETS) / _BUCKETS).tolist()
+            own, others = bucket_of(predicted[test], edges), bucket_of(known, edges)
+            parts = [residual[others == b] for b in range(_BUCKETS)]
+            ends = np.array([np.quantile(p if len(p) else residual, (0.05, 0.95)) for p in parts])
+            low[test], high[test] = time[test] * np.exp(ends[own].T)
+    return {"truth_s": truth, "time_s": time, "time_low_s": low, "time_high_s": high}
 
 
 def _intervals(d: _Training, held: FloatArray) -> tuple[dict[str, Any], dict[str, float]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from .operator_model import (
     operator_rows,
     stack_columns,
 )
+from .parity import sample, save_parity
 from .scores import score
 from .sweep_features import analytic
 
-__all__ = ["OPERATORS", "score_operator", "train_operator", "write_index"]
+__all__ = ["OPERATORS", "collections_of", "held_out", "score_operator", "train_operator",
+           "write_index"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -85,6 +87,25 @@ def score_operator(
     the first `folds` are scored, pooled. Keys as `predict.scores.score`, and `analytic_mape`, the
     error of physics with one factor fitted on the training rows.
     """
+    held = held_out(rows, op, hardware, split=split, seed=seed, folds=folds, level=level)
+    return _scored(split, held)
+
+
+def _scored(split: str, held: Mapping[str, F64]) -> dict[str, Any]:
+    found = score(held["truth_s"], held["time_s"], held["time_low_s"], held["time_high_s"])
+    error = np.abs(held["analytic_s"] / held["truth_s"] - 1.0)
+    return {"split": split, **found, "analytic_mape": round(float(error.mean()), 5)}
+
+
+def held_out(
+    rows: OperatorRows, op: str, hardware: Hardware, *, split: str, seed: int = 0,
+    folds: int = 1, level: float = 0.9,
+) -> dict[str, F64]:  # fmt: skip
+    """Predictions of the rows that `score_operator` scores, by fits that never saw them.
+
+    Columns truth_s, time_s, time_low_s, time_high_s, and analytic_s of physics with one factor.
+    Raises NoDataError where nothing can be held out.
+    """
     if split == "frontier":
         cut = np.quantile(rows.bound, 0.9)
         fold = np.where(rows.bound > cut, 0, 1)
@@ -100,12 +121,8 @@ def score_operator(
         time, low, high = predict_rows(model, held, level)
         factor = float(np.median(rows.time[~test] / rows.terms["together"][~test]))
         parts.append((held.time, time, low, high, held.terms["together"] * factor))
-    truth, time, low, high, plain = (np.concatenate(c) for c in zip(*parts, strict=True))
-    found = score(truth, time, low, high)
-    return {
-        "split": split, **found,
-        "analytic_mape": round(float(np.abs(plain / truth - 1.0).mean()), 5),
-    }  # fmt: skip
+    names = ("truth_s", "time_s", "time_low_s", "time_high_s", "analytic_s")
+    return {n: np.concatenate(c) for n, c in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tuple[F64, F64, F64]:
@@ -130,15 +147,10 @@ def train_operator(
     Returns the lines of the index. What cannot be fitted is told and left out.
     """
     lines: list[dict[str, Any]] = []
-    keys = [str(v) for v in zip(*(table[n].tolist() for n in _KEYS), strict=True)]
-    _, first, back = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
-    for number, at in enumerate(first.tolist()):
-        op, device, collection = (str(table[n][at]) for n in _KEYS)
-        if op not in GROUPS:
-            continue
-        own = select(table, np.flatnonzero(back == number))
+    for keys, own in collections_of(table):
+        op, device, collection = keys
         try:
-            line = _train_one(own, (op, device, collection), out, seed, (splits or SPLITS)[op])
+            line = _train_one(own, keys, out, seed, (splits or SPLITS)[op])
         except RidgecastError as error:
             progress(f"left out {op} {device} {collection}: {error}")
             continue
@@ -146,6 +158,16 @@ def train_operator(
         told = ", ".join(f"{s['split']} {100 * s['mape']:.1f} %" for s in line["scores"])
         progress(f"fitted {op} {device} {collection} ({line['rows']} rows; {told})")
     return lines
+
+
+def collections_of(table: Table) -> Iterator[tuple[tuple[str, str, str], Table]]:
+    """(operation, device, collection) that a table holds and a model can be of, with their rows."""
+    keys = [str(v) for v in zip(*(table[n].tolist() for n in _KEYS), strict=True)]
+    _, first, back = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    for number, at in enumerate(first.tolist()):
+        op, device, collection = (str(table[n][at]) for n in _KEYS)
+        if op in GROUPS:
+            yield (op, device, collection), select(table, np.flatnonzero(back == number))
 
 
 _KEYS = ("op", "hardware", "collection")
@@ -162,18 +184,22 @@ def _train_one(
     op, device, collection = keys
     hardware = get(device)
     rows = operator_rows(table, op, hardware)
-    scores: list[dict[str, Any]] = []
+    scores, samples = [], []
     for split in splits:
         try:
-            scores.append(score_operator(rows, op, hardware, split=split, seed=seed))
+            held = held_out(rows, op, hardware, split=split, seed=seed)
         except NoDataError:
             continue
+        scores.append(_scored(split, held))
+        samples.append(sample(held, split=split))
     licences = sorted({str(v) for v in table.get("licence", np.array([""])).tolist()})
     sources = sorted({str(v) for v in table.get("source_file", np.array([""])).tolist()})
     facts = {"licence": ", ".join(licences), "sources": sources, "scores": scores}
     model = fit_operator(rows, op, hardware, collection, seed=seed, facts=facts)
     name = re.sub(r"[^a-z0-9]+", "-", f"{op}-{device}-{collection}".lower()).strip("-")
-    model.save(out / "operators" / name)
+    folder = out / "operators" / name
+    model.save(folder)
+    save_parity(folder, samples, source=collection, licence=facts["licence"], files=sources)
     return {
         "folder": f"operators/{name}", "op": op, "hardware": device, "collection": collection,
         "rows": len(rows.time), "scores": scores, "rank": _rank(op, collection), **_kind(table, op),
@@ -259,19 +285,28 @@ def train_pooled(
     if len(parts) < 3:
         raise NoDataError(f"{op}: rows of {len(parts)} devices, need 3 to hold one out")
     rows, device = pool(list(parts.values()), seed)
-    scores: list[dict[str, Any]] = []
+    scores, samples = [], []
     for i, name in enumerate(parts):
-        test = device == i
-        model = fit_pooled(_take(rows, ~test), op, seed=seed)
-        held = _take(rows, test)
-        time, low, high = predict_rows(model, held, 0.9)
-        found = score(held.time, time, low, high)
-        scores.append({"split": "unseen_device", "hardware": name, **found})
+        held = pooled_held_out(rows, device == i, op, seed)
+        scores.append({"split": "unseen_device", "hardware": name, **score(*held.values())})
+        samples.append(sample(held, split="unseen_device", hardware=name))
     model = fit_pooled(
         rows, op, seed=seed, facts={"devices": len(parts), "scores": scores, **(facts or {})}
     )
-    model.save(out / "operators" / f"pooled-{op}")
+    folder = out / "operators" / f"pooled-{op}"
+    model.save(folder)
+    save_parity(folder, samples, source=", ".join(sorted(parts)), licence="")
     return {"op": op, "devices": sorted(parts), "scores": scores}
+
+
+def pooled_held_out(
+    rows: OperatorRows, test: npt.NDArray[np.bool_], op: str, seed: int
+) -> dict[str, F64]:
+    """Predictions of one device's rows [mask] by a fit to those of the others."""
+    model = fit_pooled(_take(rows, ~test), op, seed=seed)
+    held = _take(rows, test)
+    names = ("truth_s", "time_s", "time_low_s", "time_high_s")
+    return dict(zip(names, (held.time, *predict_rows(model, held, 0.9)), strict=True))
 
 
 def fit_pooled(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from .conformal import SIZE_EDGES
 
-__all__ = ["BUCKETS", "LEAST_BUCKET", "buckets", "derating", "score", "score_columns", "score_rows"]
+__all__ = ["BUCKETS", "LEAST_BUCKET", "buckets", "derating", "score", "score_columns", "score_rows",
+           "scored_splits"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -100,17 +101,19 @@ def _with_baselines(held: Held) -> dict[str, Any]:
     return out
 
 
-def score_rows(held: Held) -> dict[str, Any]:
-    """Scores per split of the held-out table that `fit_time_model` returns.
+def scored_splits(held: Held) -> Iterator[tuple[str, Held]]:
+    """Name and rows of each split of the held-out table that `fit_time_model` returns.
 
-    `off_grid` counts only rows whose n and k are both new.
+    `off_grid` counts only rows whose n and k are both new; fewer than five rows are no split.
     """
-    out: dict[str, Any] = {}
     for name in ("random", "unseen_shape", "off_grid", "frontier"):
         rows = held["split"] == name
         if name == "off_grid":
             rows &= held["both_new"]
-        if rows.sum() < 5:
-            continue
-        out[name] = score_columns({key: column[rows] for key, column in held.items()})
-    return out
+        if rows.sum() >= 5:
+            yield name, {key: column[rows] for key, column in held.items()}
+
+
+def score_rows(held: Held) -> dict[str, Any]:
+    """Scores per split of the held-out table that `fit_time_model` returns."""
+    return {name: score_columns(part) for name, part in scored_splits(held)}

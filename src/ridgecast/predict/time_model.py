@@ -39,6 +39,7 @@ __all__ = [
     "Shapes",
     "TimeModel",
     "at_least_halves",
+    "cross_validate",
     "fit_time_model",
     "load_time_model",
     "save_time_model",
@@ -250,12 +251,28 @@ def fit_time_model(
         raise NoDataError(
             f"{hardware.name} {dtype}: {len(time)} rows, need at least {LEAST_ROWS} to hold any out"
         )
-    held = _held_out(shapes, time, dtype, hardware, o)
-    share = _shares(held)
+    share, conformal, table = cross_validate(shapes, time, dtype, hardware, o)
     constants = fit_physics(shapes, time, dtype, hardware, o.seed)
     features = gemm_features(shapes.problem(dtype), hardware, constants)
     roofline = bound_of(shapes.problem(dtype), hardware, "cold")
     fitted = fit_utilisation(features.values, np.log(time / features.analytic), o)
+    model = TimeModel(
+        constants, fitted, Domain.of(*shapes), conformal, share,
+        {"dtype": dtype, "hardware": hardware.name, "rows": len(time), "seed": o.seed,
+         "derating": round(derating(time, roofline), 5)},
+    )  # fmt: skip
+    return model, table
+
+
+def cross_validate(
+    shapes: Shapes, time: F64, dtype: str, hardware: Hardware, options: FitOptions
+) -> tuple[F64, Conformal, dict[str, npt.NDArray[Any]]]:
+    """Share of the trees, intervals, and the held-out table of `fit_time_model`: all but its fit.
+
+    Every prediction in the table is of a row that the predicting fit never saw.
+    """
+    held = _held_out(shapes, time, dtype, hardware, options)
+    share = _shares(held)
     mix = held.smooth + share[held.distance] * (held.trees - held.smooth)
     predicted = held.analytic * np.exp(mix)
     residual = np.log(held.truth / predicted)
@@ -264,18 +281,13 @@ def fit_time_model(
     calibration = _Calibration(residual, predicted, held.distance, spread)
     conformal = calibration.fit(right)
     low, high = _cross_calibrated(calibration, right, shapes.n[held.row], shapes.k[held.row])
-    model = TimeModel(
-        constants, fitted, Domain.of(*shapes), conformal, share,
-        {"dtype": dtype, "hardware": hardware.name, "rows": len(time), "seed": o.seed,
-         "derating": round(derating(time, roofline), 5)},
-    )  # fmt: skip
     table = {
         "split": held.split, "row": held.row, "time_s": predicted, "time_low_s": low,
         "time_high_s": high,
         "truth_s": held.truth, "distance": held.distance, "both_new": held.both_new,
         "roofline_s": held.roofline, "derated_s": held.derated,
     }  # fmt: skip
-    return model, table
+    return share, conformal, table
 
 
 @dataclass(frozen=True, slots=True)

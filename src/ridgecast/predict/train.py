@@ -29,7 +29,8 @@ from ..hardware import get
 from ..store import Table, import_report, select
 from ..store.tables import factorize
 from .bundle import FORMAT
-from .scores import score_rows
+from .parity import sample, save_parity
+from .scores import score_rows, scored_splits
 from .time_model import (
     LEAST_ROWS,
     Shapes,
@@ -81,7 +82,8 @@ def train(  # noqa: PLR0913 - one option a decision of the caller
     collection, and with two or more devices a prior for devices without measurements; CLBlast
     rows give a configuration model, rows with usable power a power model; attention, MoE and
     collectives a model for each device and collection. `keep_points` stores the
-    training points beside each model, so that the very points are answered as `measured`.
+    training points beside each model, so that the very points are answered as `measured`; a sample
+    of the held-out predictions behind each score (parity.json) is kept always.
     `jobs` processes fit at once (default: one for each core). `progress` is told of each table.
 
     Returns the folder's card. The folder appears whole or not at all.
@@ -329,6 +331,10 @@ def _fit_one(job: _Job, work: Path, options: FitOptions, keep: bool) -> dict[str
     folder = work / line["folder"]
     folder.mkdir(parents=True)
     save_time_model(model, folder)
+    save_parity(
+        folder, [sample(part, split=name) for name, part in scored_splits(held)],
+        source=job.collection, licence=job.licence, files=job.files,
+    )  # fmt: skip
     if keep:
         s = job.shapes
         one = s.batch == 1

@@ -1,0 +1,174 @@
+"""Held-out points that a model folder keeps: measured beside predicted, with the 90 % interval.
+
+    held-out rows that made a score -> a sample of at most MOST rows of each split
+    -> parity.json beside the model's card -> `parity_of`
+
+Owns the sample and its file. A sample is drawn from the very rows that its score counts, one of
+each equal part of them in order of measured time, so that it is spread over all sizes and its
+median and coverage estimate those of the split. Fits and predicts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SpecError
+from .bundle import SHIPPED, open_bundle
+from .scores import score
+
+__all__ = ["FILE", "MOST", "Parity", "parity_of", "sample", "save_parity"]
+
+FILE = "parity.json"
+FORMAT = 1
+MOST = 100
+"""Points kept of a split."""
+_COLUMNS = {
+    "measured_s": "truth_s", "predicted_s": "time_s", "low_s": "time_low_s", "high_s": "time_high_s"
+}  # fmt: skip
+_PLACES = {"time_config": "clblast_sgemm", "power": "power", "energy": "power"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Sample of the held-out rows of one model and split; times in seconds, one a point.
+
+    `low` and `high` are the ends of the 90 % interval, empty where none was made. `rows` is how
+    many held-out rows the sample stands for; `mape`, `median` and `coverage` (None without an
+    interval) are those of all of them, as scored when the sample was drawn.
+    """
+
+    split: str
+    rows: int
+    measured: tuple[float, ...]
+    predicted: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mape: float
+    median: float
+    coverage: float | None
+    source: str
+    licence: str
+
+
+def sample(held: Mapping[str, npt.NDArray[Any]], seed: int = 0, **labels: Any) -> dict[str, Any]:
+    """Draw at most MOST held-out rows, as plain values to 4 significant digits.
+
+    `held` has the columns of `scores.score_columns` [rows]. The rows are put in order of measured
+    time and cut into MOST equal parts; the seed picks one row of each. `labels` (split, and
+    hardware or dtype where a folder serves several) say whose rows they are.
+    """
+    held = {key: column for key, column in held.items() if key in _COLUMNS.values()}
+    held = {key: column for key, column in held.items() if np.isfinite(column).all()}
+    truth = held["truth_s"]
+    order = np.argsort(truth, kind="stable")
+    edges = np.linspace(0, len(truth), min(MOST, len(truth)) + 1).astype(np.int64)
+    at = order[np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
+    whole = score(truth, held["time_s"], held.get("time_low_s"), held.get("time_high_s"))
+    kept = {key: whole[key] for key in ("rows", "mape", "median", "coverage") if key in whole}
+    points = {
+        key: [float(f"{v:.4g}") for v in held[name][at].tolist()]
+        for key, name in _COLUMNS.items() if name in held
+    }  # fmt: skip
+    return {**labels, **kept, **points}
+
+
+def save_parity(
+    folder: str | os.PathLike[str], samples: Sequence[Mapping[str, Any]], *,
+    source: str, licence: str, files: Sequence[str] = (), seed: int = 0,
+) -> None:  # fmt: skip
+    """Write parity.json into an existing folder, to a temporary name first; none without points.
+
+    `source` names the collection that was measured, `licence` and `files` its terms and tables.
+    """
+    if not samples:
+        return (Path(folder) / FILE).unlink(missing_ok=True)
+    head = {
+        "format": FORMAT,
+        "what": "held-out points: measured, predicted, and the ends of the 90 % interval [s]",
+        "source": source, "licence": licence, "files": list(files), "seed": seed,
+    }  # fmt: skip
+    lines = ",\n".join(json.dumps(dict(s), separators=(",", ":"), allow_nan=False) for s in samples)
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "samples": [\n{lines}\n]\n}}\n'
+    draft = Path(folder) / f".{FILE}.{os.getpid()}"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(Path(folder) / FILE)
+    return None
+
+
+def parity_of(
+    target: str, hardware: str, op: str, dtype: str, collection: str, split: str, *,
+    model: str | Path | None = None,
+) -> Parity | None:  # fmt: skip
+    """Sample of the held-out rows behind one row of the accuracy table; None where none was kept.
+
+    The arguments are that row's columns ("" for what it lacks); `model` is a folder made by
+    `ridgecast train`, by default the shipped one. Files are read when they are first asked for.
+    Raises SpecError for a folder that is no model, or a parity.json that is damaged or newer.
+    """
+    root = SHIPPED if model is None else Path(model)
+    wanted = {"split": split, "target": target, "hardware": hardware, "dtype": dtype}
+    for folder in _folders(root, target, hardware, op, dtype, collection):
+        path = folder / FILE
+        if not path.exists():
+            continue
+        document = _read(path, path.stat().st_mtime_ns)
+        for one in document["samples"]:
+            if all(one[key] == value for key, value in wanted.items() if key in one):
+                return _parity(one, document, path)
+    return None
+
+
+def _folders(
+    root: Path, target: str, hardware: str, op: str, dtype: str, collection: str
+) -> Iterator[Path]:
+    """Folders whose models a row of the accuracy table may be of."""
+    if target in _PLACES:
+        yield root / _PLACES[target]
+    elif target == "time" and not collection:
+        yield root / "prior"
+    elif target == "time":
+        for e in open_bundle(root).entries:
+            if (e.hardware, e.dtype, e.collection) == (hardware, dtype, collection):
+                yield root / e.folder
+    elif not collection:
+        yield root / "operators" / f"pooled-{op}"
+    else:
+        name, _, kind = op.partition(", ")
+        for line in open_bundle(root).card.get("operators", ()):
+            found = (line["op"], line.get("kind") or "", line["hardware"], line["collection"])
+            if found == (name, kind, hardware, collection):
+                yield root / line["folder"]
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, stamp: int) -> Mapping[str, Any]:
+    """Read a parity.json; the stamp makes a rewritten file another one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, samples = found["format"], found["samples"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{path} cannot be read ({error!r}); train the model again") from error
+    if version != FORMAT or not isinstance(samples, list):
+        raise SpecError(f"{path}: format {version!r}, this version reads {FORMAT}; upgrade")
+    return found
+
+
+def _parity(one: Mapping[str, Any], document: Mapping[str, Any], path: Path) -> Parity:
+    try:
+        columns = {key: tuple(map(float, one.get(key, ()))) for key in _COLUMNS}
+        return Parity(
+            str(one["split"]), int(one["rows"]), columns["measured_s"], columns["predicted_s"],
+            columns["low_s"], columns["high_s"], one["mape"], one["median"], one.get("coverage"),
+            str(document["source"]), str(document["licence"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{path} is damaged ({error!r}); train the model again") from error

@@ -1,0 +1,65 @@
+"""The question of the accuracy page: which scores of a model folder to look at.
+
+The fields, their bounds and how to ask the same elsewhere, as in `questions`. Knows no answers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from .questions import _SHORT, Name, Question, _shown
+
+__all__ = ["AccuracyQuestion"]
+
+
+class AccuracyQuestion(Question):
+    """Scores on held-out rows, with the name of their split; an empty field takes all."""
+
+    page: ClassVar[str] = "accuracy"
+
+    target: Literal["", "time", "time_operator", "time_config", "power", "energy"] = Field(
+        "", description="What is predicted: time of library GEMMs, of other operations, of "
+        "configurations, power or energy.",
+        **_shown("Predicted", "select", "Models", options="scored_targets"),
+    )  # fmt: skip
+    hardware: Name = Field("", max_length=_SHORT, description="Device.",
+                           **_shown("Device", "select", "Models",
+                                    options="scored_devices"))  # fmt: skip
+    dtype: Name = Field("", max_length=_SHORT, description="Number format of the operands.",
+                        **_shown("Format", "select", "Models",
+                                 options="scored_dtypes"))  # fmt: skip
+    op: Name = Field("", max_length=_SHORT, description="Operation; `attention` takes its kinds.",
+                     **_shown("Operation", "select", "Models", options="scored_ops"))  # fmt: skip
+    split: Name = Field("", max_length=_SHORT, description="How rows were held out.",
+                        **_shown("Split", "select", "Split", options="scored_splits"))  # fmt: skip
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """Columns of the accuracy table that are asked for, with their values."""
+        return {name: str(value) for name, value in self.asked().items()}
+
+    def command(self) -> str:
+        """`accuracy`: its whole table; it has no filters."""
+        return "ridgecast accuracy"
+
+    def python(self) -> str:
+        """`ridgecast.accuracy.run`, and the rows that are asked for."""
+        lines = ["from ridgecast.accuracy import run", "", "rows = run().rows"]
+        lines += [f"rows = [r for r in rows if {_test(name, value)}]"
+                  for name, value in self.filters.items()]  # fmt: skip
+        return "\n".join(
+            [
+                *lines,
+                "for r in rows:",
+                '    print(r["hardware"], r["split"], r["mape"], r["coverage"])',
+            ]
+        )
+
+
+def _test(name: str, value: str) -> str:
+    if name != "op":
+        return f"r[{name!r}] == {value!r}"
+    given = '(r["op"] or "gemm")'
+    return f"{given} == {value!r}" if "," in value else f'{given}.split(",")[0] == {value!r}'
