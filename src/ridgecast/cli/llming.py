@@ -10,12 +10,12 @@ import typer
 
 from ..errors import SpecError
 from . import options as o
-from .output import NO_ANSWER, document, write_json
+from .output import NO_ANSWER, write_json
 
 if TYPE_CHECKING:
     from ..scenario import Answer, Scenario
 
-__all__ = ["compare", "llm", "scenario_of"]
+__all__ = ["compare", "llm"]
 
 Model = Annotated[str, typer.Argument(help="A shipped name, a config.json, or a Hugging Face id.")]
 Isl = Annotated[int, typer.Option(help="Prompt tokens of a request.")]
@@ -39,9 +39,17 @@ _LINES = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s_per_gpu", "power_w",
 def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     model: Model,
     on: Annotated[str, typer.Option(help="DEVICE or DEVICE:N.", show_default=False)],
-    isl: Isl = 2048,
+    isl: Annotated[
+        str, typer.Option(help="Prompt tokens of a request, or max: the longest that fits.")
+    ] = "2048",
     osl: Osl = 512,
     batch: InFlight = "1",
+    tpot: Annotated[
+        float | None, typer.Option(help="Most seconds per output token, for --batch max.")
+    ] = None,
+    ttft: Annotated[
+        float | None, typer.Option(help="Most seconds to the first token, for --batch max.")
+    ] = None,
     request_rate: Rate = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel shards.")] = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
@@ -58,51 +66,25 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     json: o.Json = False,
 ) -> None:
     """Predict memory, latency, throughput, power and cost of a language model in service."""
-    from ..scenario import evaluate
+    from ..scenario import document_of, evaluate, scenario_of
     from .lean import lean_lightgbm
 
     lean_lightgbm()
     sizes = {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}
     asked = {
-        "isl": isl, "osl": osl, "batch": batch, "request_rate": request_rate, "prefix": prefix,
-        "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype, "technique": technique,
-        "price_per_h": price_per_h, "trained": trained,
+        "isl": isl, "osl": osl, "batch": batch, "tpot": tpot, "ttft": ttft,
+        "request_rate": request_rate, "prefix": prefix, "engine": engine, "dtype": dtype,
+        "kv_dtype": kv_dtype, "technique": technique, "price_per_h": price_per_h,
+        "trained": trained,
     }  # fmt: skip
     scenario = scenario_of(model, on, {k: v for k, v in sizes.items() if v is not None}, asked)
     answer = evaluate(scenario)
     if json:
-        write_json({"model": model, "on": on, **document(answer)})
+        write_json(document_of(model, on, scenario, answer))
     else:
-        _card(answer, f"{model} on {on}, {isl} in / {osl} out")
+        _card(answer, f"{model} on {on}, {scenario.traffic.isl} in / {osl} out")
     if not answer.fits:
         raise typer.Exit(NO_ANSWER)
-
-
-def scenario_of(
-    model: str, on: str, sizes: Mapping[str, int], asked: Mapping[str, Any]
-) -> Scenario:
-    """Build a scenario from words. Raises SpecError for what cannot be read."""
-    from ..models import Layout
-    from ..scenario import Scenario, Traffic
-
-    device, _, count = (
-        on.rpartition(":") if ":" in on and not on.endswith(".toml") else (on, "", "")
-    )
-    if count and (not count.isdecimal() or int(count) < 1):
-        raise SpecError(f"--on: got {on!r}, need DEVICE or DEVICE:N with N of at least 1")
-    layout = Layout(**sizes) if sizes else None
-    devices = int(count) if count else (layout.devices if layout else 1)
-    batch: int | str = asked["batch"]
-    if batch != "max":
-        if not str(batch).isdecimal():
-            raise SpecError(f"--batch: got {batch!r}, need a whole number of at least 1, or max")
-        batch = int(batch)
-    traffic = Traffic(asked["isl"], asked["osl"], batch, asked["request_rate"], asked["prefix"])
-    return Scenario(
-        model, device, devices, layout, traffic, asked["engine"], asked["dtype"],
-        kv_dtype=asked["kv_dtype"], techniques=asked["technique"],
-        price_per_h=asked["price_per_h"], trained=asked["trained"],
-    )  # fmt: skip
 
 
 def _rows(answer: Answer) -> list[dict[str, Any]]:
@@ -172,8 +154,7 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     lean_lightgbm()
     asked = {
         "isl": isl, "osl": osl, "batch": batch, "request_rate": None, "prefix": 0.0,
-        "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype, "price_per_h": None,
-        "trained": None,
+        "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype,
     }  # fmt: skip
     answers = [evaluate(_case(text, asked)) for text in (a, b)]
     plain = [x.to_dict() for x in answers]
@@ -211,6 +192,8 @@ def _parts(answers: list[Answer]) -> list[dict[str, Any]]:
 
 
 def _case(text: str, asked: Mapping[str, Any]) -> Scenario:
+    from ..scenario import scenario_of
+
     head, _, technique = text.partition("+")
     model, sign, on = head.rpartition("@")
     if not sign:

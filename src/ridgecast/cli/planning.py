@@ -62,6 +62,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
 ) -> None:
     """Find the cheapest service of a model that keeps its limits, and why others fail."""
     from ..scenario import Traffic
+    from ..search.plan_words import prices_of
     from ..search.serving_plan import Limits, Space, plan_serving
     from .lean import lean_lightgbm
 
@@ -71,7 +72,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     space = Space(
         _devices(on), _words(stack), _words(dtype), _words(kv_dtype),
         [t.strip() for t in technique.split("|")], _sizes("tp", tp), _sizes("pp", pp),
-        _sizes("dp", dp), _sizes("ep", ep), batches, disaggregate, _prices(price or []),
+        _sizes("dp", dp), _sizes("ep", ep), batches, disaggregate, prices_of(price or []),
     )  # fmt: skip
     limits = Limits(ttft, tpot, e2e, power, cost, devices, strict)
     if mix:
@@ -83,9 +84,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     front = [found.row(int(i)) for i in found.front]
     best = found.row(found.best) if found.best is not None else None
     if json:
-        write_json({"best": best, "front": front, "rejected": found.rejected,
-                    "searched": found.searched, "kept": int(found.kept.sum()),
-                    "objective": objective})  # fmt: skip
+        write_json(found)
     else:
         _show(best, front, found.rejected, found.searched)
     if best is None:
@@ -119,21 +118,17 @@ def _fleet(model: str, space: Any, mix: str, limits: Any, objective: str, json: 
 
 
 def _why(rejected: Sequence[dict[str, Any]]) -> str:
-    nearest = "; ".join(f"{_name(r)}: {r['reason']}" for r in rejected[:3])
+    from ..search.plan_words import option_name
+
+    nearest = "; ".join(f"{option_name(r)}: {r['reason']}" for r in rejected[:3])
     return f"plan: none of the options keeps the limits. {nearest}. Relax a limit or add options."
-
-
-def _name(row: dict[str, Any]) -> str:
-    sizes = " ".join(f"{n}{row[n]}" for n in ("tp", "pp", "dp", "ep") if row[n] != 1)
-    words = [row["hardware"], sizes, row["dtype"], row["kv_dtype"] and f"kv {row['kv_dtype']}",
-             row["technique"]]  # fmt: skip
-    return " ".join(str(w) for w in words if w)
 
 
 def _show(
     best: dict[str, Any] | None, front: list[dict[str, Any]], rejected: list[dict[str, Any]],
     searched: int,
 ) -> None:  # fmt: skip
+    from ..search.plan_words import option_name
     from .render import print_rows, print_text
 
     print_text(f"{searched} configurations searched")
@@ -146,14 +141,15 @@ def _show(
     if rejected:
         print_text(f"{len(rejected)} options failed, among them:")
         for row in rejected[:8]:
-            print_text(f"- {_name(row)}: {row['reason']}")
+            print_text(f"- {option_name(row)}: {row['reason']}")
 
 
 def _line(row: dict[str, Any]) -> dict[str, str]:
+    from ..search.plan_words import option_name
     from ..units import format_field as cell
 
     each = " + ".join(row["reason"].split(", ")) if row["reason"] else ""
-    out = {"option": f"{row['replicas']:.0f} x {_name(row)}" + (f" ({each})" if each else "")}
+    out = {"option": f"{row['replicas']:.0f} x {option_name(row)}" + (f" ({each})" if each else "")}
     return out | {head: cell(name, row[name]) for name, head in _SHOWN.items()}
 
 
@@ -177,18 +173,3 @@ def _sizes(name: str, text: str) -> list[int]:
     if min(found) < 1:
         raise SpecError(f"--{name}: got {text!r}, need whole numbers of at least 1, as 1,2,4")
     return found
-
-
-def _prices(pairs: Sequence[str]) -> dict[str, float]:
-    from ..hardware import resolve
-
-    out: dict[str, float] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        try:
-            out[resolve(name).name] = float(value)
-        except ValueError:
-            sign = ""
-        if not sign or not 0 <= out[resolve(name).name] < float("inf"):
-            raise SpecError(f"--price: got {pair!r}, need DEVICE=USD, as h100_sxm=2.5")
-    return out

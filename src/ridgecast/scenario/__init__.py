@@ -10,8 +10,10 @@ from .engine import Engine, engine, engine_names
 from .formats import Formats, formats_of
 from .generate import Generated, Generation, generate, generate_all, stage_memory
 from .host import Host
+from .inverse import largest_batch_within, longest_context
 from .passes import Machine, Pass, run_pass
 from .solve import Points, evaluate, largest_batch, memory_at, solve_points
+from .words import document_of, scenario_of
 
 __all__ = [
     "Answer",
@@ -25,6 +27,7 @@ __all__ = [
     "Points",
     "Scenario",
     "Traffic",
+    "document_of",
     "effect_of",
     "engine",
     "engine_names",
@@ -33,8 +36,11 @@ __all__ = [
     "generate",
     "generate_all",
     "largest_batch",
+    "largest_batch_within",
+    "longest_context",
     "memory_at",
     "run_pass",
+    "scenario_of",
     "solve_points",
     "stage_memory",
 ]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import InfeasibleError
 from ..models.network import Tokens
+from ..predict.observe import told
 from ..techniques.treatment import Treatment
 from .advice import cautions, need_text, offered
 from .case import Answer, Made, Scenario
@@ -23,7 +24,7 @@ from .memory import Memory, Room, memory_of
 from .passes import Job, Machine, Pass, idle_power, run_passes
 from .queueing import Load, Phases, Served, serve
 
-__all__ = ["Points", "evaluate", "largest_batch", "memory_at", "phases_of", "solve_points"]
+__all__ = ["Points", "evaluate", "holds", "largest_batch", "memory_at", "phases_of", "solve_points"]
 
 F64 = npt.NDArray[np.float64]
 SETS = 4  # passes of every point: decode, prefill, packed, mixed
@@ -87,6 +88,11 @@ def _chunk(made: Made) -> int:
 
 def memory_at(made: Made, s: Scenario, batch: int, pinned: float | None = None) -> Memory:
     """Memory of the fullest device with `batch` sequences on the replica, at their full length."""
+    told("memory", s, batch)
+    return _memory_at(made, s, batch, pinned)
+
+
+def _memory_at(made: Made, s: Scenario, batch: int, pinned: float | None) -> Memory:
     traffic = replace(s.traffic, batch=batch)
     room = Room(batch, s.traffic.isl + s.traffic.osl,
                 _pass_tokens(made, replace(s, traffic=traffic)), s.traffic.isl)  # fmt: skip
@@ -100,26 +106,28 @@ def _with_prefix(t: Treatment, s: Scenario) -> Treatment:
     return replace(t, kv=replace(t.kv, shared=s.traffic.prefix))
 
 
+def holds(made: Made, s: Scenario, batch: int, pinned: float | None = None) -> bool:
+    """Whether a replica, its host and its storage hold `batch` sequences of full length at once."""
+    memory = _memory_at(made, s, batch, pinned)
+    limit = made.hardware.memory.capacity * made.engine.memory_share
+    beside = memory.host <= s.host.memory_capacity
+    return memory.total <= limit and beside and memory.storage <= s.host.storage_capacity
+
+
 def largest_batch(made: Made, s: Scenario, pinned: float | None = None) -> int:
     """Most sequences of full length that fit on a replica, its host and its storage.
 
     0 where not even one does.
     """
-    limit = made.hardware.memory.capacity * made.engine.memory_share
-
-    def ok(batch: int) -> bool:
-        memory = memory_at(made, s, batch, pinned)
-        beside = memory.host <= s.host.memory_capacity
-        return memory.total <= limit and beside and memory.storage <= s.host.storage_capacity
-
-    if not ok(1):
+    told("memory", s, "max")
+    if not holds(made, s, 1, pinned):
         return 0
     low, high = 1, 2
-    while high < MOST and ok(high):
+    while high < MOST and holds(made, s, high, pinned):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if ok(middle) else (low, middle)
+        low, high = (middle, high) if holds(made, s, middle, pinned) else (low, middle)
     return low
 
 
@@ -133,6 +141,8 @@ def phases_of_all(cases: Sequence[tuple[Made, Scenario, Points]]) -> list[tuple[
 
     One table is predicted for all of them.
     """
+    for _, s, at in cases:
+        told("serve", s, at)
     planned = [_planned(*case) for case in cases]
     runs = iter(run_passes([job for plan in planned for job in plan.jobs]))
     return [plan.phases([next(runs) for _ in plan.jobs]) for plan in planned]

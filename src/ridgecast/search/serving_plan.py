@@ -112,6 +112,14 @@ class ServingPlan:
         return {k: v[index].item() if hasattr(v[index], "item") else v[index]
                 for k, v in self.table.items()}  # fmt: skip
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: the document that `plan serve --json` prints."""
+        return {
+            "best": None if self.best is None else self.row(self.best),
+            "front": [self.row(int(i)) for i in self.front], "rejected": self.rejected,
+            "searched": self.searched, "kept": int(self.kept.sum()), "objective": self.objective,
+        }  # fmt: skip
+
 
 def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
     model: str | Network,
