@@ -140,7 +140,6 @@ class Links(HTMLParser):
         self.loads += [
             v for k, v in attrs if k in ("src", "srcset") or (k, tag) == ("href", "link")
         ]
-        self.loads += [tag] if tag == "script" else []
 
 
 def test_command_writes_a_page_that_stands_alone_with_its_data(tmp_path):
@@ -157,7 +156,14 @@ def test_command_writes_a_page_that_stands_alone_with_its_data(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     seen = Links()
     seen.feed(page)
-    assert seen.loads == [] and page.count("<svg") >= 6
+    view = json.loads((tmp_path / "out" / "data" / "view.json").read_text(encoding="utf-8"))
+    figures = [b for b in view["blocks"] if b["kind"] == "figure"]
+    assert seen.loads == [] and page.count('data-figure="') == len(figures) == 9
+    scores = next(b for b in view["blocks"] if b.get("name") == "splits")
+    texts = [c["heading"] for c in scores["columns"]]
+    mape = scores["cells"][0][texts.index("mean error")]
+    assert mape == f"{100 * said['scores'][0]['mape']:.1f} %" and mape in page
+    assert view["answer"]["floor"] == said["floor"] and view["view"] == "study"
     assert len(read_table(tmp_path / "out" / "data" / "rows.parquet")["m"]) == len(
         sweep(shapes=10)["m"]
     )
