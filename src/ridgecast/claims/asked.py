@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RidgecastError
-from ..hardware import Hardware
+from ..hardware import Hardware, resolve
 from ..models.network import Layout, Network
 from ..ops import Gemm
 from ..predict.observe import observing
@@ -184,7 +184,7 @@ class _Heard:
     def _predict(self, op: Any, on: Hardware, config: Any) -> None:
         kernel = "" if config is None else f"kernel {config.kernel}"
         given = _given(op) | ({} if config is None else _given(config))
-        question = self._operation("predict", op.name, on.name, given, kernel)
+        question = self._operation("predict", op.name, _device(on), given, kernel)
         question.source, question.config = op, config
 
     def _work(self, op: str, given: Mapping[str, Any], work: Any) -> None:
@@ -192,11 +192,11 @@ class _Heard:
 
     def _time(self, work: Any, on: Hardware) -> None:
         if id(work) not in self._made:
-            self._note("time", "work put together of several operations", on.name, "")
+            self._note("time", "work put together of several operations", _device(on), "")
             return
         _, op, given = self._made[id(work)]
         self._timed.add(id(work))
-        question = self._operation("time", op, on.name, given)
+        question = self._operation("time", op, _device(on), given)
         if op == "gemm":
             question.source = _gemm(given)
 
@@ -261,8 +261,22 @@ def _count(number: int, name: str) -> str:
     return f"{number:,} {name}" + ("s" if number != 1 else "")
 
 
-def _machine(on: Any, devices: int) -> str:
-    return f"{devices} × {_name(on)}" if devices != 1 else _name(on)
+def _device(on: Hardware | str) -> str:
+    """Name of a device, and whether a recipe changed its numbers."""
+    if isinstance(on, str):
+        return on
+    return on.name if _is_known(on) else f"{on.name}, changed"
+
+
+def _is_known(on: Hardware) -> bool:
+    try:
+        return resolve(on.name) == on
+    except RidgecastError:
+        return False
+
+
+def _machine(on: Hardware | str, devices: int) -> str:
+    return f"{devices} × {_device(on)}" if devices != 1 else _device(on)
 
 
 def _lengths(isl: float, osl: float) -> str:
