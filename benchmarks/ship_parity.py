@@ -9,8 +9,9 @@ with the card's and both are printed; where they differ by more than CLOSE of it
 What is there is skipped, so that a run stopped early goes on where it was. --check only compares
 the scores that the kept files hold with the cards.
 
-Order: library GEMMs in bf16; attention, MoE and collectives; CLBlast; other formats; the rest.
-Takes about 100 minutes on one core.
+Order: library GEMMs in bf16; attention, MoE and collectives; CLBlast; other formats; devices that
+nobody measured. Points of power and energy are not kept. Takes about 100 minutes
+on one core.
 """
 
 from __future__ import annotations
@@ -29,15 +30,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ship_models import SHIPPED, wanted
+from ship_models import PRIOR, SHIPPED, wanted
 from ship_operators import DATA, FOLDERS, KEPT, PACKAGE, files_of, files_of_package
 
 from ridgecast.hardware import get
 from ridgecast.predict.config_train import train_config_model
 from ridgecast.predict.mlp import MlpOptions
 from ridgecast.predict.operator_model import operator_rows
-from ridgecast.predict.operator_train import SPLITS, collections_of, held_out
+from ridgecast.predict.operator_train import (
+    SPLITS,
+    collections_of,
+    held_out,
+    pool,
+    pooled_held_out,
+)
 from ridgecast.predict.parity import FILE, sample, save_parity
+from ridgecast.predict.prior import SPLIT_OF, fit_prior
 from ridgecast.predict.scores import scored_splits
 from ridgecast.predict.time_model import cross_validate
 from ridgecast.predict.train import _THREADS, _jobs
@@ -98,10 +106,27 @@ def clblast(path: Path) -> Samples:
         return json.loads((Path(folder) / FILE).read_text())["samples"]
 
 
-def gemm_works(index: dict[str, Any]) -> Iterator[Work]:
+def prior(tables: list[tuple[Any, ...]]) -> Samples:
+    """Held-out points of devices that the prior did not know."""
+    return list(fit_prior(tables).samples)
+
+
+def pooled(op: str) -> Samples:
+    """Held-out points of devices that an operation's model for all devices did not know."""
+    parts = {}
+    for paths in files_of(DATA, op).values():
+        table = import_files([p for p in paths if "custom" not in p])
+        device = str(table["hardware"][0])
+        parts[device] = operator_rows(table, op, get(device))
+    rows, device_of = pool(list(parts.values()), 0)
+    return [
+        sample(pooled_held_out(rows, device_of == i, op, 0), split="unseen_device", hardware=name)
+        for i, name in enumerate(parts)
+    ]
+
+
+def gemm_works(index: dict[str, Any], jobs: list[Any]) -> Iterator[Work]:
     """Models of library GEMMs, bf16 first."""
-    table = import_files("aiconfigurator-core")
-    jobs, _ = _jobs(select(table, np.flatnonzero(wanted(table))))
     lines = {line["folder"]: line for line in index["models"]}
     for job in sorted(jobs, key=lambda j: (j.dtype != "bf16", j.dtype, j.hardware)):
         line = lines.get(f"time/{job.slug}")
@@ -155,17 +180,44 @@ def tables_of(
 def works(root: Path) -> Iterator[Work]:
     """All models in order of how much they are looked at."""
     index = json.loads((root / "card.json").read_text())
-    gemms = list(gemm_works(index))
+    scores = scores_of(root)
+    table = import_files("aiconfigurator-core")
+    jobs, _ = _jobs(select(table, np.flatnonzero(wanted(table))))
+    gemms = list(gemm_works(index, jobs))
     yield from (w for w in gemms if "-bf16-" in w.folder)
     yield from operator_works(index, root)
-    card = json.loads((root / "clblast_sgemm" / "card.json").read_text())
-    scores = [{"split": "unseen_config", "hardware": name, **found}
-              for name, found in card["scores_unseen_kernel"].items()]  # fmt: skip
     path = DATA.parent / "kernel_tuner" / "gemm.parquet"
     if path.exists():
-        yield Work("clblast_sgemm", scores, HUB, "MIT", ["kernel_tuner/gemm.parquet"], clblast,
-                   (path,))  # fmt: skip
+        yield Work("clblast_sgemm", scores["clblast_sgemm"], HUB, "MIT",
+                   ["kernel_tuner/gemm.parquet"], clblast, (path,))  # fmt: skip
     yield from (w for w in gemms if "-bf16-" not in w.folder)
+    taught = [j for j in jobs if j.dtype == "bf16" and j.launch == "graph" and j.hardware in PRIOR]
+    tables = [(j.hardware, j.dtype, j.shapes, j.time) for j in taught]
+    yield Work("prior", scores["prior"], AICONFIGURATOR, "Apache-2.0",
+               sorted({f"{j.hardware}/{f}" for j in taught for f in j.files}), prior,
+               (tables,))  # fmt: skip
+    for folder in (f for f in scores if "/pooled-" in f):
+        op = folder.rsplit("-", 1)[-1]
+        files = [str(Path(p).relative_to(DATA)) for paths in files_of(DATA, op).values()
+                 for p in paths if "custom" not in p]  # fmt: skip
+        yield Work(folder, scores[folder], AICONFIGURATOR, "Apache-2.0", files, pooled, (op,))
+
+
+def scores_of(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Scores of every card of a folder that held-out points could be kept for."""
+    index = json.loads((root / "card.json").read_text())
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in index["models"]:
+        found[line["folder"]] = [{"split": n, **s} for n, s in line["scores"].items()]
+    found |= {line["folder"]: line["scores"] for line in index["operators"] if line["scores"]}
+    for path in sorted(root.glob("operators/pooled-*/card.json")):
+        found[f"operators/{path.parent.name}"] = json.loads(path.read_text())["scores"]
+    card = json.loads((root / "clblast_sgemm" / "card.json").read_text())
+    found["clblast_sgemm"] = [{"split": "unseen_config", "hardware": name, **s}
+                              for name, s in card["scores_unseen_kernel"].items()]  # fmt: skip
+    card = json.loads((root / "prior" / "card.json").read_text())
+    found["prior"] = [s | {"split": SPLIT_OF[s["kept"]]} for s in card["scores"]]
+    return found
 
 
 def kept(folder: Path) -> Samples:
@@ -204,27 +256,19 @@ def ship(work: Work, found: Samples, root: Path, tell: Callable[[str], None]) ->
 
 def check(root: Path) -> None:
     """Compare the scores in the kept files with the cards; print what is missing."""
-    index = json.loads((root / "card.json").read_text())
     told: dict[str, int] = {}
-    card = json.loads((root / "clblast_sgemm" / "card.json").read_text())
-    held = {"folder": "clblast_sgemm", "scores": [
-        {"split": "unseen_config", "hardware": name, **found}
-        for name, found in card["scores_unseen_kernel"].items()]}  # fmt: skip
-    for line in [*index["models"], *index["operators"], held]:
-        scores = line["scores"]
-        if isinstance(scores, dict):
-            scores = [{"split": name, **found} for name, found in scores.items()]
-        samples = kept(root / line["folder"])
+    for folder, scores in scores_of(root).items():
+        samples = kept(root / folder)
         for one, verdict in compare(samples, scores):
             word = verdict.split(":")[0]
             told[word] = told.get(word, 0) + 1
             if word != "agrees":
-                print(f"{line['folder']} {one['split']}: {verdict}")
+                print(f"{folder} {' '.join(filter(None, label(one)))}: {verdict}")
         have = {label(one) for one in samples}
         for one in scores:
             if label(one) not in have:
                 told["missing"] = told.get("missing", 0) + 1
-                print(f"{line['folder']} {' '.join(filter(None, label(one)))}: no points kept")
+                print(f"{folder} {' '.join(filter(None, label(one)))}: no points kept")
     size = sum(path.stat().st_size for path in root.rglob(FILE))
     print(f"{told}; {len(list(root.rglob(FILE)))} files, {size / 1e6:.2f} MB")
 

@@ -24,6 +24,7 @@ from . import transfer
 from .conformal import SIZE_EDGES
 from .device_physics import Shapes as PhysicalShapes
 from .features import device_of, shape_features
+from .parity import sample, save_parity
 from .time_model import Shapes, at_least_halves, read_card
 
 __all__ = ["Prior", "family_of", "fit_prior", "load_prior", "rows_of", "save_prior"]
@@ -37,6 +38,8 @@ _PREFERRED = ("bf16", "fp16")
 _UNKNOWN = np.tile(np.log([0.2, 5.0])[[0] * 6 + [1] * 7], (len(SIZE_EDGES) + 1, 1))
 _COVERED = 0.9
 _WIDENINGS = np.arange(1.0, 2.01, 0.05)
+SPLIT_OF = {"no relative": "unseen_device", "family": "unseen_device (family known)"}
+"""Split that a score counts as, by what was kept of the device's chip family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,15 @@ class Prior:
     `priors` maps warpgroup (True, False) to a fitted prior; `quantiles` maps "family" (the
     device's family was measured) and "none", each for a kind of tensor core ("family/warpgroup",
     "none/warp" ...), to [sizes, probabilities]; `families` names the chip families that were
-    taught; `card` tells devices and scores.
+    taught; `card` tells devices and scores. `samples` are held-out points behind these scores, of
+    a prior that was just fitted.
     """
 
     priors: Mapping[bool, transfer.Prior]
     quantiles: Mapping[str, F64]
     families: tuple[str, ...]
     card: Mapping[str, Any]
+    samples: tuple[dict[str, Any], ...] = ()
 
     def predict(
         self, shapes: Shapes, dtype: str, hardware: Hardware, level: float = 0.9
@@ -158,13 +163,13 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
                 "bias": float(np.median(np.expm1(-residual))),
             })  # fmt: skip
     quantiles = {key: _widened(_quantiles(f), _widening(f)) for key, f in residuals.items()}
-    _coverage(scores, residuals)
+    samples = _coverage(scores, residuals)
     everything = list(rows.values())
     kinds = {r.device.warpgroup for r in everything}
     priors = {k: p for k in kinds if (p := _fit(everything, k, seed)) is not None}
     families = tuple(sorted({r.family for r in everything}))
     card = {"devices": sorted(rows), "families": list(families), "seed": seed, "scores": scores}
-    return Prior(priors, quantiles, families, card)
+    return Prior(priors, quantiles, families, card, samples)
 
 
 def _teachers(tables: Sequence[Teacher]) -> list[Teacher]:
@@ -200,12 +205,24 @@ class _Residuals:
     log_ratio: F64
     time: F64
 
-    def coverage(self, table: F64) -> float:
-        """Share of the rows inside the 90 % interval of quantiles [sizes, probabilities]."""
+    def limits(self, table: F64) -> F64:
+        """Return the 90 % interval [2, rows], in log units, of quantiles [sizes, probabilities]."""
         rows = table[np.searchsorted(SIZE_EDGES, self.time)]
         low, high = (int(np.searchsorted(_PROBABILITIES, p)) for p in (0.05, 0.95))
-        inside = (self.log_ratio >= rows[:, low]) & (self.log_ratio <= rows[:, high])
-        return float(inside.mean())
+        return rows[:, [low, high]].T
+
+    def coverage(self, table: F64) -> float:
+        """Share of the rows inside the 90 % interval of quantiles."""
+        low, high = self.limits(table)
+        return float(((self.log_ratio >= low) & (self.log_ratio <= high)).mean())
+
+    def held(self, table: F64 | None) -> dict[str, F64]:
+        """Measured and predicted time [s], and the interval of quantiles where there are any."""
+        found = {"truth_s": self.time * np.exp(self.log_ratio), "time_s": self.time}
+        if table is None:
+            return found
+        low, high = self.time * np.exp(self.limits(table))
+        return found | {"time_low_s": low, "time_high_s": high}
 
 
 def _quantiles(found: Sequence[_Residuals]) -> F64:
@@ -242,16 +259,26 @@ def _widening(found: Sequence[_Residuals]) -> float:
     return next((float(f) for f in _WIDENINGS if covered(f) >= _COVERED), float(_WIDENINGS[-1]))
 
 
-def _coverage(scores: list[dict[str, Any]], residuals: Mapping[str, list[_Residuals]]) -> None:
-    """Add to each score the share of its rows that the other devices' 90 % interval holds."""
+def _coverage(
+    scores: list[dict[str, Any]], residuals: Mapping[str, list[_Residuals]]
+) -> tuple[dict[str, Any], ...]:
+    """Add to each score the share of its rows that the other devices' 90 % interval holds.
+
+    Returns samples of the rows, with that interval.
+    """
+    samples: list[dict[str, Any]] = []
     for key, found in residuals.items():
         factor = _widening(found)
         for one in found:
             others = [f for f in found if f is not one]
             kept = "family" if key.startswith("family") else "no relative"
             line = next(s for s in scores if (s["hardware"], s["kept"]) == (one.hardware, kept))
-            if others:
-                line["coverage"] = one.coverage(_widened(_quantiles(others), factor))
+            table = _widened(_quantiles(others), factor) if others else None
+            if table is not None:
+                line["coverage"] = one.coverage(table)
+            split = SPLIT_OF[kept]
+            samples.append(sample(one.held(table), split=split, hardware=one.hardware))
+    return tuple(samples)
 
 
 def save_prior(prior: Prior, folder: Path) -> None:
@@ -264,6 +291,8 @@ def save_prior(prior: Prior, folder: Path) -> None:
         "quantiles": {k: np.round(v, 4).tolist() for k, v in prior.quantiles.items()},
     }
     (folder / "card.json").write_text(json.dumps(card, separators=(",", ":")))
+    taught = ", ".join(prior.card.get("devices", ()))
+    save_parity(folder, prior.samples, source=f"the time models of {taught}", licence="")
 
 
 def _file(warpgroup: bool) -> str:
