@@ -13,6 +13,7 @@ from ridgecast.predict import Prediction
 from ridgecast.store import COLUMNS, CONFIG_COLUMNS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+GLOSSARY = DOCS.parent / "src" / "ridgecast" / "report" / "assets" / "glossary.md"
 UNIT = re.compile(r"_(s|bytes|j|w|hz|flops)$")
 OUTPUT = (
     "time_s time_low_s time_high_s power_w power_low_w power_high_w energy_j energy_low_j "
@@ -21,7 +22,7 @@ OUTPUT = (
 
 
 def glossary_terms() -> list[str]:
-    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    text = GLOSSARY.read_text(encoding="utf-8")
     blocks = re.findall(r":::\{glossary\}\n(.*?)\n:::", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line and line[0] != " "]
 

@@ -22,8 +22,10 @@ from . import (
     modelling,
     planning,
     predicting,
+    reporting,
     studying,
     training,
+    webbing,
 )
 from .output import USAGE, exit_code
 
@@ -105,4 +107,6 @@ app.command("ops")(lookup.ops)
 app.command("models")(modelling.models)
 app.command("techniques")(modelling.techniques)
 app.command("footprint")(footprinting.footprint)
+app.command("report")(reporting.report)
+app.command("web")(webbing.web)
 app.command("doctor")(lookup.doctor)

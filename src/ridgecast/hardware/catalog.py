@@ -84,9 +84,8 @@ def _devices_with(compute: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _get(name: str) -> Hardware:
-    path = CATALOG / f"{name}.toml"
-    if re.fullmatch(r"[a-z0-9_]+", name) and name != "aliases" and path.exists():
-        return load(path)
+    if name in _shipped():
+        return load(CATALOG / f"{name}.toml")
     key = _normal(name)
     index = _aliases()
     if key in index:
@@ -98,6 +97,11 @@ def _get(name: str) -> Hardware:
     known = [*names(), *others]
     step = "List them with `ridgecast hardware`, or give a device file (my.toml)."
     raise SpecError(unknown_name("hardware", name, known, step))
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> frozenset[str]:
+    return frozenset(names())
 
 
 def _normal(name: str) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .network import Cache, Call, Layout, Network, Tokens, Weights
-from .registry import aliases, get, load, names
+from .registry import aliases, get, load, names, shipped
 
 if TYPE_CHECKING:
     from .onnx_import import from_onnx
     from .torch_import import from_torch
 
 __all__ = ["Cache", "Call", "Layout", "Network", "Tokens", "Weights", "aliases", "from_onnx",
-           "from_torch", "get", "load", "names"]  # fmt: skip
+           "from_torch", "get", "load", "names", "shipped"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from .network import Network
 
-__all__ = ["FAMILIES", "aliases", "config_of", "get", "load", "names"]
+__all__ = ["FAMILIES", "aliases", "config_of", "get", "load", "names", "shipped"]
 
 CATALOG = Path(__file__).parent / "catalog"
 
@@ -149,9 +149,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _shipped(text: str) -> str:
     """Name of the shipped file that a spelling means; "" for none."""
     low = text.lower()
-    if re.fullmatch(r"[a-z0-9._-]+", low) and low != "aliases":
-        if (CATALOG / f"{low}.json").exists():
-            return low
+    if low in _names():
+        return low
     index = _aliases()
     last = low.rpartition("/")[2]
     for spelling in (low, last, _WORDS.sub("", last)):
@@ -159,6 +158,22 @@ def _shipped(text: str) -> str:
         if found:
             return found
     return ""
+
+
+@lru_cache(maxsize=1)
+def _names() -> frozenset[str]:
+    return frozenset(names())
+
+
+def shipped(name: str) -> str:
+    """Name of the shipped network that a spelling means; nothing is read or fetched.
+
+    Raises SpecError with the nearest three names.
+    """
+    key = _shipped(name.strip())
+    if not key:
+        raise SpecError(unknown_name("model", name, names(), "`ridgecast models` lists them."))
+    return key
 
 
 def _normal(spelling: str) -> str:

@@ -8,15 +8,17 @@ names are looked up by whoever answers.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..errors import SpecError, nearest
 from ..ops.gemm import MAX_DIM
 
-__all__ = ["GemmQuestion", "HeatQuestion", "LlmQuestion", "Question", "TuneQuestion"]
+__all__ = ["GemmQuestion", "HeatQuestion", "LlmQuestion", "Question", "TuneQuestion", "question_of",
+           "wrong_fields"]  # fmt: skip
 
 Name = str
 _SHORT = 64  # letters of a name
@@ -55,6 +57,48 @@ class Question(BaseModel):
     def python(self) -> str:
         """Lines of Python that answer it."""
         raise NotImplementedError
+
+
+def question_of(kind: type[Question], pairs: Iterable[tuple[str, str]]) -> Any:
+    """Build a question from written fields; a field that is a list may be given several times.
+
+    Raises SpecError that names every field that is wrong, what was got and what is allowed.
+    """
+    given: dict[str, Any] = {}
+    for name, text in pairs:
+        info = kind.model_fields.get(name)
+        if info is not None and isinstance(info.get_default(call_default_factory=True), list):
+            given.setdefault(name, []).append(text)
+        else:
+            given[name] = text
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        found = wrong_fields(error.errors(), list(kind.model_fields))
+        raise SpecError("; ".join(f"{message}; {cure}" for _, message, cure in found)) from None
+
+
+def wrong_fields(
+    errors: Iterable[Mapping[str, Any]], fields: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Field, message and cure of each thing that validation found wrong."""
+    found = []
+    for error in errors:
+        place = [str(p) for p in error["loc"] if p not in ("query", "body", "path")]
+        field = place[0] if place else "question"
+        got = repr(error.get("input"))
+        shown = got if len(got) <= 80 else got[:77] + "..."
+        need = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            near = ", ".join(nearest(field, fields))
+            found.append((field, f"{field}: no such field", f"nearest: {near}"))
+        elif error["type"] == "missing":
+            found.append((field, f"{field}: not given", f"give {field}"))
+        elif not place:
+            found.append((next((f for f in fields if need.startswith(f"{f}:")), field), need, need))
+        else:
+            found.append((field, f"{field}: got {shown}", need))
+    return found
 
 
 def _word(value: Any) -> Any:
@@ -130,7 +174,7 @@ class GemmQuestion(Question):
     what_if: list[str] = Field(default=[], max_length=12,
                                description="Changes of the device: memory.bandwidth=+20%.",
                                **_shown("What if", "sliders", "What if"))  # fmt: skip
-    level: float = Field(0.9, gt=0, lt=1, description="Share of cases that intervals cover.",
+    level: float = Field(0.9, ge=0.5, le=0.99, description="Share of cases that intervals cover.",
                          **_shown("Interval", "number", "Machine"))  # fmt: skip
 
     @property
@@ -214,6 +258,12 @@ class HeatQuestion(GemmQuestion):
     show: Literal["time", "power", "energy", "edp", "utilisation", "rate"] = Field(
         "utilisation", description="What the colour says.", **_shown("Colour", "select", "Map")
     )
+
+    def command(self) -> str:
+        """`report heat`: a map has no command of its own."""
+        fields = [f"{k}={_word(one)}" for k, v in self.asked().items()
+                  for one in (v if isinstance(v, list) else [v])]  # fmt: skip
+        return shlex.join(["ridgecast", "report", "heat", *fields])
 
 
 class LlmQuestion(Question):

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import SpecError, unknown_name
 from ..units import dimension_of, format_field, heading_of
 from .figures import Figure
+from .glossary import definition
 
 __all__ = ["Block", "Fact", "Facts", "Heading", "Rows", "View", "Words", "plain"]
 
@@ -62,8 +63,8 @@ class Facts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        items = [{"label": f.label, "text": f.text, "note": f.note, "term": f.term or f.label}
-                 for f in self.items]  # fmt: skip
+        items = [{"label": f.label, "text": f.text, "note": f.note,
+                  "definition": definition(f.term or f.label)} for f in self.items]  # fmt: skip
         return {"kind": "facts", "items": items}
 
 
@@ -100,7 +101,7 @@ class Rows:
         numeric = {n for n in names if any(_number(row.get(n)) for row in self.rows)}
         columns = [
             {"key": n, "heading": self.headings.get(n, heading_of(n).replace("_", " ")),
-             "term": n, "numeric": n in numeric, "dimension": dimension_of(n)}
+             "definition": definition(n), "numeric": n in numeric, "dimension": dimension_of(n)}
             for n in names
         ]  # fmt: skip
         return {
@@ -164,7 +165,8 @@ class View:
     """One question answered for eyes.
 
     `name` is the page it stands on, `answer` the document of the command line's `--json`,
-    `command`, `python` and `address` ask the same again. Names of blocks are unique.
+    `command`, `python` and `address` ask the same again, `pending` counts what is still being
+    worked out. Names of blocks are unique.
     """
 
     name: str
@@ -176,6 +178,7 @@ class View:
     python: str = ""
     address: str = ""
     footer: str = ""
+    pending: int = 0
 
     @property
     def tables(self) -> dict[str, Rows]:
@@ -199,7 +202,7 @@ class View:
         return {
             "schema_version": 1, "view": self.name, "title": self.title, "lead": self.lead,
             "command": self.command, "python": self.python, "address": self.address,
-            "footer": self.footer, "answer": plain(self.answer),
+            "footer": self.footer, "pending": self.pending, "answer": plain(self.answer),
             "blocks": [_block(b) for b in self.blocks],
         }  # fmt: skip
 
