@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..claims import Checked, Line, Work
+from ..claims import Checked, Line, Work, check_all
 from ..claims.asked import Recorded, record
 from ..claims.recipes import RECIPES
 from ..claims.verdict import CONTRADICTED, NOT_MODELLED, VERDICTS
+from ..errors import SpecError
 from ..units import format_number
 from .claims_asked import page_of
 from .figures import Axis, Figure, Panel, Series
 from .questions_claims import ClaimsQuestion, works_asked
 from .view import Block, Fact, Facts, Heading, Rows, View, Words
 
-__all__ = ["claim_view", "claims_index", "claims_view"]
+__all__ = ["claim_view", "claims_index", "claims_page", "claims_view"]
 
 _LIMITS = (
     "Recipes were written with the published figures in view, and where a work leaves sizes, "
@@ -82,6 +83,18 @@ def claims_view(checked: Sequence[Checked], *, q: ClaimsQuestion) -> View:
         answer=[one.to_dict() for one in chosen], command=q.command(), python=q.python(),
         address=q.address(), pending=len(asked) - len(here),
     )  # fmt: skip
+
+
+def claims_page(q: ClaimsQuestion, *, model: object = None) -> View:
+    """Recompute one work, or all that a question is about; works do not take another `model`.
+
+    Raises SpecError for a work or a domain that the ledger does not have, or for a model folder.
+    """
+    if model is not None:
+        raise SpecError("model: claims are recomputed with the shipped models; leave --model out")
+    if q.work:
+        return claim_view(q.work)
+    return claims_view(check_all([entry.id for entry in works_asked(q)]), q=q)
 
 
 def _title(q: ClaimsQuestion) -> str:

@@ -92,7 +92,7 @@ def _lead(q: GemmQuestion, row: Mapping[str, Any]) -> str:
 
 
 def _facts(row: Mapping[str, Any], level: float, work: Gemm) -> Facts:
-    """The prediction as numbers with their intervals."""
+    """Tell the prediction as numbers with their intervals."""
     items = []
     for name, unit, dimension in _UNITS:
         ends = [row[f"{name}_{end}_{unit}"] for end in ("low", "high")]
@@ -116,7 +116,7 @@ def _facts(row: Mapping[str, Any], level: float, work: Gemm) -> Facts:
 def _changed(
     new: Mapping[str, Any], old: Mapping[str, Any], told: Explanation, q: GemmQuestion
 ) -> list[Block]:
-    """The changed device: its prediction, and each change alone."""
+    """Predict the changed device, and each change alone."""
     blocks: list[Block] = [Heading("With the changes, predicted again")]
     if new["status"] == "ok":
         items = []
@@ -167,7 +167,7 @@ def _roofline(told: Explanation, device: Hardware) -> Figure:
     )  # fmt: skip
     caption = (
         "A point a memory level: operations per byte that the kernel moves through it, at the rate "
-        f"that is predicted. Roofs: {device.title}, dense {told.prediction.op.dtype}."
+        f"that is predicted. Roofs: {device.title}, dense {getattr(told.prediction.op, 'dtype', '')}."
     )
     return Figure("roofline", "Roofline per memory level", caption, (panel,))
 
@@ -192,7 +192,7 @@ def _parts(told: Explanation) -> Figure:
 
 
 def _beside(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """The same work on several devices."""
+    """Compare the same work on several devices."""
     good = [r for r in rows if r["time_s"] is not None]
     panels = []
     for name, unit, dimension in (_UNITS[0], _UNITS[2]):

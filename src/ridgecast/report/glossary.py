@@ -16,7 +16,7 @@ _END = re.compile(r"_(low|high|least|most)$")
 @lru_cache(maxsize=1)
 def glossary() -> dict[str, str]:
     """Every term with its definition as plain text; terms that share one have the same."""
-    text = files(__package__).joinpath("assets/glossary.md").read_text(encoding="utf-8")
+    text = files("ridgecast.report").joinpath("assets/glossary.md").read_text(encoding="utf-8")
     found: dict[str, str] = {}
     for block in _BLOCK.findall(text):
         names: list[str] = []

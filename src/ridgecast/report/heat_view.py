@@ -17,7 +17,7 @@ from ..errors import SpecError, unknown_name
 from ..hardware import Hardware, resolve
 from ..ops.gemm import MAX_DIM
 from ..predict import predict_table
-from ..units import format_quantity, key_values
+from ..units import format_field, key_values
 from .figures import Axis, Figure, Heat, Panel
 from .gemm_view import config_of, op_of
 from .questions import GemmQuestion, HeatQuestion
@@ -185,15 +185,14 @@ def _rows(
 
 def _best(rows: list[dict[str, Any]], show: str) -> tuple[str, ...]:
     """Say which cell is best in what is shown."""
-    key, dimension = _SHOWN[show]
+    key = _SHOWN[show][0]
     known = [r for r in rows if r[key] is not None]
     if not known:
         return ()
     most = show in ("utilisation", "rate")
     best = (max if most else min)(known, key=lambda r: r[key])
     where = ", ".join(f"{k} {best[k]}" for k in list(best)[:2])
-    text = (f"{100 * best[key]:.1f} %" if show == "utilisation" else
-            f"{best[key]:.3g} J s" if show == "edp" else format_quantity(best[key], dimension))  # fmt: skip
+    text = format_field(key, best[key])
     return (f"{'Most' if most else 'Least'}: {text} at {where}.",)
 
 

@@ -34,7 +34,7 @@ def asset(name: str) -> str:
     """Text of one of ASSETS. Raises KeyError for any other name."""
     if name not in ASSETS:
         raise KeyError(name)
-    return files(__package__).joinpath("assets", name).read_text("utf-8")
+    return files("ridgecast.report").joinpath("assets", name).read_text("utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +80,7 @@ def static_page(views: Sequence[View | Mapping[str, Any]], *, title: str = "") -
 
 
 def _without_links(view: Mapping[str, Any]) -> dict[str, Any]:
-    """The same view whose tables lead nowhere: a file has no pages beside it."""
+    """Return the same view whose tables lead nowhere: a file has no pages beside it."""
     blocks = [b | {"links": []} if b["kind"] == "table" else b for b in view["blocks"]]
     return {**view, "blocks": blocks}
 

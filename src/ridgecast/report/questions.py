@@ -107,6 +107,12 @@ def _word(value: Any) -> Any:
     return [_word(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def _halves(texts: Iterable[str]) -> dict[str, str]:
+    """Names and values of NAME=VALUE texts."""
+    split = (text.partition("=") for text in texts)
+    return {name: value for name, _, value in split}
+
+
 def _options(values: Mapping[str, Any]) -> list[str]:
     """Words of options: --name value, repeated for lists, left out for None, "" and False."""
     words: list[str] = []
@@ -215,14 +221,14 @@ class GemmQuestion(Question):
             options += f", level={self.level}"
         lines = ["import ridgecast as rc", "",
                  f"p = rc.predict({work}, on={self.on!r}{options})", "print(p)"]  # fmt: skip
-        changes = dict(text.partition("=")[::2] for text in self.what_if)
+        changes = _halves(self.what_if)
         lines.append(f"print(p.explain(what_if={changes!r}))" if changes else "print(p.explain())")
         return "\n".join(lines)
 
     def _config_text(self) -> str:
         kind = _CONFIGS[self.kernel]
         given = {k: v for k, v in self.sizes.items() if v is not None}
-        given |= dict(text.partition("=")[::2] for text in self.config)
+        given |= _halves(self.config)
         return f"rc.{kind}({', '.join(f'{k}={v}' for k, v in given.items())})"
 
 

@@ -86,7 +86,8 @@ def _add_section(app: FastAPI, desk: Desk, section: Section) -> None:
         fields = section.question.model_fields
         question = section.question.model_validate({k: getattr(request, k) for k in fields})
         body = await anyio.to_thread.run_sync(
-            desk.answer, section, question, request.format, request.table, limiter=desk.lane(section)
+            desk.answer, section, question, request.format, request.table,
+            limiter=desk.lane(section),
         )  # fmt: skip
         headers = {"cache-control": "no-store"}
         if request.format != "json":
@@ -102,7 +103,7 @@ def _add_section(app: FastAPI, desk: Desk, section: Section) -> None:
 
 
 def _request(question: type[BaseModel]) -> type[BaseModel]:
-    """The question with the form of its answer: what a request of the interface holds."""
+    """Add to the question the form of its answer: a request of the interface."""
     fields: dict[str, Any] = {
         "format": (Format, Field("json", description="Form of the answer: the whole view as json "
                                  "or html (one page to send on), a table as csv or parquet.")),
@@ -141,7 +142,7 @@ def _add_words(app: FastAPI) -> None:
 
 
 def _add_tables(app: FastAPI, desk: Desk) -> None:
-    """The route of whole tables, sent as the body of a request."""
+    """Add the route of whole tables, sent as the body of a request."""
     kinds = ("text/csv", "application/json", "application/x-ndjson",
              "application/vnd.apache.parquet")  # fmt: skip
     schema = {"schema": {"type": "string", "format": "binary"}}
@@ -175,7 +176,7 @@ def _add_tables(app: FastAPI, desk: Desk) -> None:
 
 
 def _add_page(app: FastAPI, desk: Desk, page: Page) -> None:
-    """A page, server-rendered, with its first answer in it."""
+    """Add a page, server-rendered, with its first answer in it."""
 
     async def show(request: Request) -> Response:
         query = request.query_params.multi_items()
@@ -217,8 +218,9 @@ def _add_refusals(app: FastAPI) -> None:
 
     async def other(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        found = {"kind": "usage", "field": "path", "message": f"{request.url.path}: "
-                 f"{error.detail}", "cure": "GET /api/openapi.json lists what there is"}  # fmt: skip
+        told = f"{request.url.path}: {error.detail}"
+        found = {"kind": "usage", "field": "path", "message": told,
+                 "cure": "GET /api/openapi.json lists what there is"}  # fmt: skip
         return Response(encode({"errors": [found]}), error.status_code,
                         media_type="application/json", headers=error.headers)  # fmt: skip
 

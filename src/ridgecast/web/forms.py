@@ -96,7 +96,8 @@ def _step(info: Any, default: Any) -> str:
 
 def _sliders(changes: Sequence[str]) -> dict[str, Any]:
     """Positions of sliders [per cent], and the changes that are none."""
-    given = dict(text.partition("=")[::2] for text in changes)
+    split = (text.partition("=") for text in changes)
+    given: dict[str, str] = {field: change for field, _, change in split}
     rows, left = [], dict(given)
     for field, label in SLIDERS:
         text = given.get(field, "")

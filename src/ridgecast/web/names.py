@@ -18,21 +18,22 @@ __all__ = ["choices", "known"]
 @lru_cache(maxsize=1)
 def choices() -> dict[str, tuple[str, ...]]:
     """Names for the controls of forms, by kind."""
-    from .. import hardware, techniques
+    from .. import techniques
     from ..dtypes import DTYPES
+    from ..hardware import names as devices
     from ..models import names as models
     from ..report.heat_view import KNOBS
     from ..scenario import engine_names
 
     return {
-        "devices": tuple(hardware.names()), "dtypes": tuple(DTYPES),
+        "devices": tuple(devices()), "dtypes": tuple(DTYPES),
         "formats": ("", *DTYPES), "models": tuple(models()), "engines": tuple(engine_names()),
         "techniques": tuple(techniques.names()), "knobs": KNOBS,
     }  # fmt: skip
 
 
 def known(question: Any) -> Any:
-    """The same question with device and model names as the catalogues spell them.
+    """Return the same question with device and model names as the catalogues spell them.
 
     Raises SpecError, with the nearest three, for a name that does not ship.
     """

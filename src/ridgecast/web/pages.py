@@ -49,7 +49,7 @@ def page_html(page: Page, query: Pairs, desk: Desk) -> tuple[str, int]:
 def _section(
     page: Page, section: Section, query: Pairs, desk: Desk, *, first: bool
 ) -> dict[str, Any]:
-    """What a template needs of a section; the first one of a page is answered at once."""
+    """Gather what a template needs of a section; the first one of a page is answered at once."""
     asked = _lists(query)
     fields = section.question.model_fields
     values = _values(section.question, asked)

@@ -79,7 +79,7 @@ def _bound(host: str, port: int) -> Any:
 def _warm() -> None:
     """Load what the first questions need, so that they do not wait for it."""
     from ..report.gemm_view import gemm_view, tune_view
-    from ..report.questions import GemmQuestion, TuneQuestion
+    from ..report.questions import GemmQuestion, TuneQuestion, question_of
 
-    gemm_view(GemmQuestion())
-    tune_view(TuneQuestion())
+    gemm_view(question_of(GemmQuestion, ()))
+    tune_view(question_of(TuneQuestion, ()))
