@@ -36,7 +36,8 @@ LINES = [
     ["search"],
     ["claims"],
     ["report"],
-    ["cli", "web"],
+    ["web"],
+    ["cli"],
 ]
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
 LIGHT = [room for line in LINES[: DEPTH["predict"] + 1] for room in line]

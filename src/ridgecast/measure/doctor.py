@@ -151,6 +151,7 @@ def machine(out: Path | None = None) -> dict[str, Any]:
         "nvidia_devices": sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*")),
         "nvcc": shutil.which("nvcc"),
         "opencl_platforms": _opencl_files(),
+        "chromium": shutil.which("chromium") or shutil.which("chromium-browser"),
         "out": str(folder),
         "free_bytes": shutil.disk_usage(folder).free,
         "writable": os.access(folder, os.W_OK),
@@ -203,6 +204,8 @@ def _advice(found: Mapping[str, Any]) -> list[str]:
             f"load {host['load']:.1f} on {host['cores']} cores: something else runs here, "
             "and CPU times will scatter"
         )
+    if host["chromium"] is None:
+        lines.append("no Chromium: tests of the web page are skipped; apt-get install chromium")
     if not host["writable"]:
         lines.append(f"{host['out']} cannot be written to: choose another folder with --out")
     elif host["free_bytes"] < 1e9:
