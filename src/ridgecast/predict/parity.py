@@ -25,7 +25,7 @@ from ..errors import SpecError
 from .bundle import SHIPPED, open_bundle
 from .scores import score
 
-__all__ = ["FILE", "MOST", "Parity", "parity_of", "sample", "save_parity"]
+__all__ = ["FILE", "MOST", "Parity", "agrees", "parity_of", "sample", "save_parity"]
 
 FILE = "parity.json"
 FORMAT = 1
@@ -79,6 +79,11 @@ def sample(held: Mapping[str, npt.NDArray[Any]], seed: int = 0, **labels: Any) -
         for key, name in _COLUMNS.items() if name in held
     }  # fmt: skip
     return {**labels, **kept, **points}
+
+
+def agrees(mape: float, card: float) -> bool:
+    """Whether a mean error is a card's, but for rounding and the order of additions."""
+    return abs(mape - card) <= max(3e-5, 5e-4 * card)
 
 
 def save_parity(
@@ -149,7 +154,7 @@ def _folders(
                 yield root / line["folder"]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _read(path: Path, stamp: int) -> Mapping[str, Any]:
     """Read a parity.json; the stamp makes a rewritten file another one."""
     try:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from ..accuracy.report import SPLIT_ORDER
-from ..predict.parity import Parity, parity_of
+from ..predict.parity import Parity, agrees, parity_of
 from .figures import Axis, Figure, Panel, Series
 
 __all__ = ["NO_POINTS", "accuracy_figures", "middle", "model_of", "parity_reader", "place",
@@ -190,7 +190,7 @@ def _recomputed(found: Sequence[tuple[Row, Parity]], names: Mapping[tuple[Any, .
     """Name the samples whose rows scored otherwise than the card when they were drawn again."""
     off = [
         f"{names[model_of(r)]} {p.split} {100 * p.mape:.2f} % (card {100 * r['mape']:.2f} %)"
-        for r, p in found if abs(p.mape - r["mape"]) > max(2e-5, 5e-4 * r["mape"])
+        for r, p in found if not agrees(p.mape, r["mape"])
     ]  # fmt: skip
     return f" Fitted anew, these scored otherwise than their card: {'; '.join(off)}." if off else ""
 
