@@ -10,21 +10,24 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import InfeasibleError, SpecError
+from .advice import need_text
 from .case import Made, Scenario
 from .solve import Points, holds, largest_batch, machine_of, solve_points
 
 __all__ = ["LONGEST", "largest_batch_within", "longest_context"]
 
 LONGEST = 10_000_000  # prompt tokens; the search for the longest context stops there
-_NODES = 24  # batches that are solved at once
+_NODES = 16  # batches that are solved at once
 
 
 def longest_context(made: Made, s: Scenario) -> int:
     """Longest prompt [tokens] with which the scenario's batch fits at once, its output included.
 
     0 where not even one token does, LONGEST at most. What the network was made for is not asked.
-    Raises SpecError for a batch of "max", which depends on the prompt itself.
+    Raises SpecError for a batch of "max", which depends on the prompt itself, UnsupportedError for
+    a network that writes no text.
     """
+    need_text(made.network)
     batch = s.traffic.batch
     if isinstance(batch, str):
         raise SpecError(f"traffic.batch: got {batch!r}, need a whole number to find the longest "
@@ -51,8 +54,10 @@ def largest_batch_within(
 ) -> int:
     """Most requests in flight that fit and keep median times [s] per token and to the first one.
 
-    0 where not even one fits. Raises InfeasibleError where one alone breaks a limit.
+    0 where not even one fits. Raises InfeasibleError where one alone breaks a limit,
+    UnsupportedError for a network that writes no text.
     """
+    need_text(made.network)
     limits = {name: limit for name, limit in (("tpot", tpot), ("ttft", ttft)) if limit is not None}
     most = largest_batch(made, s, machine_of(made, s).pinned)
     if not limits or most < 1:
