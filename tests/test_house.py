@@ -22,6 +22,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for path in MODULES}
 LINES = [
     ["errors"],
     ["units", "dtypes"],
+    ["richtext"],
     ["hardware"],
     ["ops"],
     ["kernels"],
