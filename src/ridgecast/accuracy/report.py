@@ -114,6 +114,18 @@ class AccuracyReport:
         keys = ("target", *_COMPACT, "status")
         return [{**{k: r[k] for k in keys}, "collection": _short(r)} for r in kept]
 
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+
+        # keys that say shares: errors of 0.03 read 3.0 %
+        names = {"target": "target", "hardware": "device", "dtype": "dtype", "op": "op",
+                 "split": "split", "rows": "rows", "mape": "mape", "median": "median_error",
+                 "coverage": "coverage", "floor": "floor_error"}  # fmt: skip
+        rows = [{new: r[old] for old, new in names.items()}
+                for r in self.compact() if r["status"] == "ok"]  # fmt: skip
+        return block(line(f"{len(rows)} scores on held-out rows", strong=True), table(rows))
+
     def to_markdown(self, *, compact: bool = False) -> str:
         """Return Markdown tables, one per target; compact leaves out sizes and minor columns."""
         parts = [self._section(target, compact) for target in _TITLES]

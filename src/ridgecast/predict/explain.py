@@ -21,7 +21,7 @@ from ..units import format_quantity
 from .batch import predict_table
 from .breakdown import BEYOND, Kernel, Part, energy_parts, kernel_of, time_parts
 from .bundle import Bundle, open_bundle
-from .prediction import Prediction, asked_of, predict
+from .prediction import Prediction, asked_of, predict, words_of
 
 __all__ = ["Explanation", "explain"]
 
@@ -93,6 +93,18 @@ class Explanation:
             "kernel": dict(self.kernel), "nearest": list(self.nearest),
             "what_if": list(self.what_if), "advice": list(self.advice), "notes": list(self.notes),
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+
+        p = self.prediction
+        tables = (table(rows, caption=title) for title, rows in self.sections.items())
+        parts = (table([r for r in self.rows if r["of"] == of], ("part", key, "share", "why"))
+                 for of, key in (("time", "time_s"), ("energy", "energy_j")))  # fmt: skip
+        title = line(f"{words_of(p.op)} on {p.hardware.name}", strong=True)
+        return block(title, line(str(p)), line(self.sentence), *parts, *tables,
+                     *(line(text) for text in self.notes))  # fmt: skip
 
     def __str__(self) -> str:
         lines = [str(self.prediction), self.sentence]

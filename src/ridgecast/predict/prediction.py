@@ -18,7 +18,7 @@ from .observe import told
 if TYPE_CHECKING:
     from .explain import Explanation
 
-__all__ = ["Prediction", "asked_of", "predict", "predicted_row", "row_of"]
+__all__ = ["Prediction", "asked_of", "predict", "predicted_row", "row_of", "words_of"]
 
 _QUANTITIES = {"time": "s", "power": "w", "energy": "j"}
 
@@ -76,6 +76,26 @@ class Prediction:
             self.op, self.hardware, config=self.config, model=self.model, what_if=what_if
         )
 
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+
+        rows: list[dict[str, Any]] = []
+        for name in _QUANTITIES:
+            low, high = self.intervals[name] or (None, None)
+            texts = (format_quantity(x, name) for x in (getattr(self, name), low, high))
+            rows.append(
+                {"quantity": name, **dict(zip(("value", "low", "high"), texts, strict=True))}
+            )
+        rows.append({"quantity": "memory", "value": format_quantity(self.memory, "bytes")})
+        rows.append({"quantity": "bound", "value": format_quantity(self.bound, "time")})
+        told = (
+            f"{self.limiter}-limited at {100 * self.utilisation:.1f} % of the bound's rate; "
+            f"the ends hold {100 * self.level:g} % of cases; {self.basis}: {self.reason}"
+        )
+        title = line(f"{words_of(self.op)} on {self.hardware.name}", strong=True)
+        return block(title, table(rows), line(told))
+
     def __str__(self) -> str:
         low, high = self.interval("time")
         parts = [
@@ -97,6 +117,15 @@ def asked_of(op: Gemm | Op) -> dict[str, Any]:
     return {"dtype": op.dtype} | {
         name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout")
     }
+
+
+def words_of(op: Gemm | Op) -> str:
+    """Name an operation and its fields in one line.
+
+    >>> words_of(Gemm(1, 2, 3))
+    'gemm dtype=bf16 m=1 n=2 k=3 batch=1 layout=tn'
+    """
+    return " ".join([op.name, *(f"{k}={v}" for k, v in asked_of(op).items())])
 
 
 def row_of(

@@ -32,6 +32,7 @@ from ..ops import Gemm
 from ..store.tables import Table, select
 from .batch import predict_table
 from .bundle import open_bundle
+from .prediction import words_of
 
 __all__ = ["ANALYTIC_ERROR", "TuneResult", "tune"]
 
@@ -102,6 +103,17 @@ class TuneResult:
             for values in zip(*columns.values(), strict=True)
         ]
         return [{k: None if v != v else v for k, v in row.items()} for row in found]  # noqa: PLR0124
+
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+
+        title = (f"{len(self)} {self.kernel} configurations of {words_of(self.op)} on "
+                 f"{self.hardware.name}, best {self.objective} first")  # fmt: skip
+        hidden = {"edp_j_s", "energy_low_j", "energy_high_j", "basis"}
+        rows = [{k: v for k, v in row.items() if k not in hidden} for row in self.top(10)]
+        return block(line(title, strong=True), table(rows),
+                     *(line(text) for text in self.notes))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

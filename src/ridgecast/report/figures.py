@@ -166,6 +166,22 @@ class Figure:
             return ""
         return "; ".join(dict.fromkeys(panel.reason for panel in self.panels))
 
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook: a picture where matplotlib is there, else its numbers."""
+        from ..errors import MissingExtraError
+        from ..richtext import block, line, picture, table
+
+        told = (line(self.title, strong=True), line(self.caption))
+        try:
+            from .render import svg_text
+
+            return block(told[0], picture(svg_text(self), self.title), told[1])
+        except MissingExtraError:
+            rows = [{"panel": p.title, "series": s.name, p.x.text or "x": x, p.y.text or "y": y}
+                    for p in self.panels for s in p.series
+                    for x, y in zip(_plain(s.x), _plain(s.y), strict=True)]  # fmt: skip
+            return block(told[0], table(rows), told[1])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {

@@ -21,6 +21,11 @@ from .host import Host
 
 __all__ = ["Answer", "Made", "Scenario", "Traffic"]
 
+_UNITS = ("s", "w", "j", "usd", "bytes")
+# what a notebook shows of an answer
+_SHOWN = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s_per_gpu", "power_w",
+          "energy_per_token_j", "cost_per_million_tokens_usd", "memory_bytes")  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -189,6 +194,26 @@ class Answer:
     formats: Mapping[str, str] = field(default_factory=dict)
     techniques: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+        from ..units import format_field as cell
+
+        plain = self.to_dict()
+        rows = [{"quantity": name.rpartition("_")[0] if name.rpartition("_")[2] in _UNITS else name,
+                 **{end: cell(name, plain[key]) for end, key in
+                    (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high"))}}
+                for name in _SHOWN]  # fmt: skip
+        parts = [{"memory": k, "memory_bytes": v} for k, v in self.memory.items() if v > 0]
+        fits = "" if self.fits else "does not fit; "
+        title = (f"{fits}{self.batch} in flight (most that fits: {self.max_batch}) on "
+                 f"{self.devices} devices")  # fmt: skip
+        basis = f"limited by {self.limiter}; weakest basis {self.basis}" if self.fits else ""
+        texts = [basis, *self.reasons] if basis else self.reasons
+        return block(line(title, strong=True), table(rows) if self.fits else "",
+                     table(parts, caption="memory of the fullest device"),
+                     *(line(text) for text in texts))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, under names that carry their unit."""

@@ -43,6 +43,10 @@ _SOLVED = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e", "power_w": "power
            "output_tokens_per_s": "output_tokens_per_s", "tpot_high_s": "tpot_high",
            "ttft_high_s": "ttft_high", "decode_s": "decode",
            "decode_high_s": "decode_high"}  # fmt: skip
+# what a notebook shows of a configuration
+_SHOWN = (*_KEYS, "replicas", "devices", "batch", "ttft_s", "tpot_s",
+          "output_tokens_per_s_per_gpu", "service_power_w", "cost_usd_per_h",
+          "cost_per_million_tokens_usd")  # fmt: skip
 _CASES = 48  # layouts that one table of predictions holds
 
 
@@ -111,6 +115,17 @@ class ServingPlan:
         """One configuration as plain values."""
         return {k: v[index].item() if hasattr(v[index], "item") else v[index]
                 for k, v in self.table.items()}  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Rich display in a notebook."""
+        from ..richtext import block, line, table
+
+        found = ([] if self.best is None else [self.row(self.best)]), [
+            self.row(int(i)) for i in self.front]  # fmt: skip
+        title = f"{self.searched} configurations searched, best by {self.objective}"
+        return block(line(title, strong=True), table(found[0], _SHOWN, caption="best"),
+                     table(found[1], _SHOWN, caption="those that none beats"),
+                     table(self.rejected, (*_KEYS, "reason"), caption="failed"))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: the document that `plan serve --json` prints."""
