@@ -9,8 +9,9 @@ import typer
 
 from ..errors import SpecError, unknown_name
 from ..units import format_number
-from .options import Json
+from .options import Json, Plot
 from .output import write_json
+from .plotting import check_plot, save_plot
 
 if TYPE_CHECKING:
     from ..claims import Checked, Line
@@ -30,6 +31,7 @@ def claims(
     domain: Annotated[
         str | None, typer.Option(help="Only these, such as attention or moe.")
     ] = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Recompute what published works claim.
@@ -39,10 +41,20 @@ def claims(
     """
     from ..claims import check
 
+    check_plot(plot)
     if work is not None:
         found = check(work)
+        if plot is not None:
+            from ..report.claims_view import claim_view
+
+            save_plot(claim_view(found.work.id), plot)
         return write_json([found.to_dict()]) if json else _show_work(found)
     checked = _chosen(verdict, domain)
+    if plot is not None:
+        from ..report.claims_view import claims_view
+        from ..report.questions_claims import ClaimsQuestion
+
+        save_plot(claims_view(checked, q=ClaimsQuestion(domain=domain or "")), plot)
     if json:
         return write_json([one.to_dict() for one in checked])
     return _show_all(checked, all_shown=verdict is not None)

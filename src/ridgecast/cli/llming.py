@@ -11,6 +11,7 @@ import typer
 from ..errors import SpecError
 from . import options as o
 from .output import NO_ANSWER, write_json
+from .plotting import check_plot, check_trace, command, save_plot, save_trace
 
 if TYPE_CHECKING:
     from ..scenario import Answer, Scenario
@@ -63,12 +64,16 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     prefix: Prefix = 0.0,
     price_per_h: Price = None,
     trained: Annotated[Path | None, typer.Option("--model", help="Trained models.")] = None,
+    plot: o.Plot = None,
+    trace: o.Trace = None,
     json: o.Json = False,
 ) -> None:
     """Predict memory, latency, throughput, power and cost of a language model in service."""
     from ..scenario import document_of, evaluate, scenario_of
     from .lean import lean_lightgbm
 
+    check_plot(plot)
+    check_trace(trace)
     lean_lightgbm()
     sizes = {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}
     asked = {
@@ -83,8 +88,16 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
         write_json(document_of(model, on, scenario, answer))
     else:
         _card(answer, f"{model} on {on}, {scenario.traffic.isl} in / {osl} out")
+    if plot is not None:
+        from ..report.result_views import answer_view
+
+        save_plot(answer_view(scenario, answer, model=model, on=on, command=command()), plot)
     if not answer.fits:
         raise typer.Exit(NO_ANSWER)
+    if trace is not None:
+        from ..report.traces import scenario_timeline
+
+        save_trace(scenario_timeline(scenario, answer), trace)
 
 
 def _rows(answer: Answer) -> list[dict[str, Any]]:

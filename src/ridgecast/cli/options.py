@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "On",
     "Op",
+    "Plot",
     "Shape",
     "SplitK",
     "Stages",
@@ -26,6 +27,7 @@ __all__ = [
     "TileK",
     "TileM",
     "TileN",
+    "Trace",
     "UserHardware",
 ]
 
@@ -64,3 +66,11 @@ Cache = Annotated[str | None, typer.Option(help="State of the L2 before the call
 Model = Annotated[Path | None, typer.Option(help="Folder of a trained model to use.")]
 Level = Annotated[float, typer.Option(help="Share of cases that the interval covers.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw it: a .png, .svg or .html file."),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Timeline as .json for ui.perfetto.dev."),
+]

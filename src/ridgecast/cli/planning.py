@@ -11,6 +11,7 @@ import typer
 from ..errors import InfeasibleError, SpecError
 from . import options as o
 from .output import write_json
+from .plotting import check_plot, command, save_plot
 
 __all__ = ["plan"]
 
@@ -58,6 +59,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     mix: Annotated[
         str, typer.Option(help="Kinds of requests isl:osl:rate,...: a fleet of unlike replicas.")
     ] = "",
+    plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
     """Find the cheapest service of a model that keeps its limits, and why others fail."""
@@ -66,9 +68,12 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     from ..search.serving_plan import Limits, Space, plan_serving
     from .lean import lean_lightgbm
 
+    check_plot(plot)
     lean_lightgbm()
     if what != "serve":
         raise SpecError(f"plan: got {what!r}, need serve")
+    if mix and plot is not None:
+        raise SpecError("--plot: draws the options for one kind of request; leave out --mix")
     space = Space(
         _devices(on), _words(stack), _words(dtype), _words(kv_dtype),
         [t.strip() for t in technique.split("|")], _sizes("tp", tp), _sizes("pp", pp),
@@ -87,6 +92,10 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
         write_json(found)
     else:
         _show(best, front, found.rejected, found.searched)
+    if plot is not None and (best is not None or plot.suffix == ".html"):
+        from ..report.result_views import plan_result_view
+
+        save_plot(plan_result_view(found, model=model, tpot=tpot, command=command()), plot)
     if best is None:
         raise InfeasibleError(_why(found.rejected))
     return None

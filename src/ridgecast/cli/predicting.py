@@ -14,6 +14,7 @@ from . import options as o
 from .calibrating import HARDWARE_FILE, THIS, calibrated_folder
 from .output import NO_ANSWER, document, plain, write_json
 from .parse import parse_op
+from .plotting import check_plot, check_trace, command, save_plot, save_trace
 
 if TYPE_CHECKING:
     from ..hardware import Hardware
@@ -76,6 +77,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     level: o.Level = 0.9,
     table: Annotated[Path | None, typer.Option(help="Predict every row of this table.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the table goes.")] = None,
+    plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
     """Predict time, power, energy and memory: one or a table."""
@@ -84,6 +86,8 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     if table is not None:
         if op or shape or on or hardware:
             raise SpecError("--table: the op and the device are columns; leave out the arguments")
+        if plot is not None:
+            raise SpecError("--plot: draws one prediction; leave out --table")
         return _predict_file(table, out, model=model, level=level, json=json)
     if op is None or not shape:
         raise SpecError("need OP and SHAPE (predict gemm 4096x4096x4096 ...), or --table FILE")
@@ -91,9 +95,10 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         raise SpecError("--out: goes with --table; for one prediction use --json")
     from ..kernels.asked import build_config, config_columns
 
+    check_plot(plot)
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
-    build_config(columns)  # refuses an unknown kernel or parameter
+    kernel_config = build_config(columns)  # refuses an unknown kernel or parameter
     work = parse_op(op, shape, dtype=dtype, batch=batch, layout=layout)
     _no_kernel(work, columns)
     if _choice("cache", cache, CACHES):
@@ -112,6 +117,12 @@ def predict(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         reason = row.get("reason") or "no reason given"
         typer.echo(f"ridgecast: no answer: {reason}", err=True)
         raise typer.Exit(NO_ANSWER)
+    if plot is not None:
+        from ..predict.explain import explain as run
+        from ..report.result_views import explanation_view
+
+        told = run(work, device, config=kernel_config, model=model, level=level)
+        save_plot(explanation_view(told, row=row, command=command()), plot)
     return None
 
 
@@ -190,11 +201,15 @@ def explain(  # noqa: PLR0913, PLR0917
         ),
     ] = None,
     model: o.Model = None,
+    plot: o.Plot = None,
+    trace: o.Trace = None,
     json: o.Json = False,
 ) -> None:
     """Show where the time and energy go, and what if."""
     from ..kernels.asked import build_config, config_columns
 
+    check_plot(plot)
+    check_trace(trace)
     sizes = {"tile": tile, "tile_m": tile_m, "tile_n": tile_n, "tile_k": tile_k}
     columns = config_columns(kernel, {**sizes, "stages": stages, "split_k": split_k}, config or ())
     changes = key_values(what_if or (), "--what-if")
@@ -204,6 +219,14 @@ def explain(  # noqa: PLR0913, PLR0917
     from ..predict.explain import explain as run
 
     result = run(work, device, config=build_config(columns), model=model, what_if=changes)
+    if plot is not None:
+        from ..report.result_views import explanation_view
+
+        save_plot(explanation_view(result, command=command()), plot)
+    if trace is not None:
+        from ..report.traces import explanation_timeline
+
+        save_trace(explanation_timeline(result), trace)
     if json:
         return write_json(result)
     from .render import print_result
@@ -237,9 +260,11 @@ def tune(  # noqa: PLR0913, PLR0917
     objective: Annotated[str, typer.Option(help="time, energy or edp.")] = "time",
     top: Annotated[int, typer.Option(help="Configurations to show.", min=1)] = 10,
     model: o.Model = None,
+    plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
     """Rank kernel configurations by time, energy or both."""
+    check_plot(plot)
     _choice("objective", objective, OBJECTIVES)
     from ..kernels.asked import build_config
 
@@ -255,6 +280,10 @@ def tune(  # noqa: PLR0913, PLR0917
     from ..predict.tune import tune as run
 
     result = run(work, device, objective=objective, model=model, kernel=kernel)
+    if plot is not None:
+        from ..report.result_views import tuned_view
+
+        save_plot(tuned_view(result, top=top, command=command()), plot)
     if json:
         found = document(result)
         if isinstance(found, dict) and isinstance(found.get("rows"), list):

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SpecError
-from .options import Json, Model
+from .options import Json, Model, Plot
 from .output import document, write_json
+from .plotting import check_plot, command, save_plot
 
 __all__ = ["accuracy", "train"]
 
@@ -65,6 +66,7 @@ def accuracy(
     out: Annotated[
         Path | None, typer.Option(help="Folder for accuracy.json and accuracy.md.")
     ] = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Score on held-out groups, next to roofline and floor.
@@ -74,14 +76,29 @@ def accuracy(
     """
     from ..accuracy import run
 
+    check_plot(plot)
     paths = [*(data or []), *(more or [])]
     for path in paths:
         if not path.exists():
             raise SpecError(f"--data: {path} does not exist")
     result = run(model=model, data=paths or None, out=out, splits=split)
+    if plot is not None:
+        _draw(result, model, plot, recomputed=bool(paths))
     if json:
         return write_json(result)
     return _show(result)
+
+
+def _draw(result: Any, model: Path | None, plot: Path, *, recomputed: bool) -> None:
+    """Draw the scores of the cards as the page does; scores of --data by themselves."""
+    if recomputed:
+        from ..report.result_views import accuracy_report_view
+
+        return save_plot(accuracy_report_view(result, command=command()), plot)
+    from ..report.accuracy_view import accuracy_view
+    from ..report.questions_accuracy import AccuracyQuestion
+
+    return save_plot(accuracy_view(AccuracyQuestion.model_validate({}), model=model), plot)
 
 
 def _show(result: Any) -> None:
