@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..scenario.inverse import LONGEST
 from ..scenario.solve import machine_of
 from .figures import Axis, Figure, Panel, Series
 from .llm_view import DASH, answered, scenario_from, text_of
-from .questions_llm import LimitsQuestion, place_of
+from .questions_llm import LimitsQuestion
 from .scaled import scaled
 from .view import Block, Fact, Facts, Rows, View, Words, plain
 
@@ -33,23 +34,23 @@ _SHORTEST = 256  # tokens where the curve begins
 _TIMES = (("tpot", "TPOT"), ("ttft", "TTFT"))
 
 
-def limits_view(q: LimitsQuestion) -> View:
+def limits_view(q: LimitsQuestion, *, model: str | Path | None = None) -> View:
     """Find the largest batch, the longest context, and the largest batch within time limits.
 
     What cannot be found is said and stops nothing else. Raises SpecError for what cannot be read,
     InfeasibleError for a layout or format that cannot be, UnsupportedError for a network that
     writes no text.
     """
-    base = scenario_from(q, batch="max", request_rate=None)
+    base = scenario_from(q, batch="max", request_rate=None, trained=model)
     made = base.made()
     need_text(made.network)
     answers: dict[str, Any] = {}
     failed: list[str] = []
     for name, part in q.parts().items():
         try:
-            answers[name] = answered(q, **part)
+            answers[name] = answered(q, trained=model, **part)
         except RidgecastError as error:
-            answers[name] = {"model": q.model, "on": place_of(q), "status": "no_answer",
+            answers[name] = {"model": q.model, "on": q.place, "status": "no_answer",
                              "reason": str(error)}  # fmt: skip
             failed.append(str(error))
     contexts = _contexts(made, base)

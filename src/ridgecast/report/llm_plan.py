@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SpecError
 from ..scenario import Traffic
 from ..search.pareto import non_dominated
 from ..search.plan_words import option_name, prices_of
@@ -34,12 +35,14 @@ _LIMITS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "power": "power"
 _UNITS = {"ttft": "_s", "tpot": "_s", "e2e": "_s", "power": "_w"}
 
 
-def plan_view(q: PlanQuestion) -> View:
+def plan_view(q: PlanQuestion, *, model: object = None) -> View:
     """Search the options of a question: the best, those that none beats, and why others fail.
 
     A plan in which nothing keeps the limits is answered too. Raises what `plan_serving` raises:
-    SpecError for unknown names, InfeasibleError where no option can be at all.
+    SpecError for unknown names or a `model` folder, InfeasibleError where no option can be at all.
     """
+    if model is not None:
+        raise SpecError("model: plans are searched with the shipped models; leave --model out")
     plan = plan_serving(
         q.model,
         Space(q.on, q.engine, q.dtype, q.kv_dtype, q.technique, q.tp, q.pp,

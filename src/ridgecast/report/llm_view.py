@@ -8,6 +8,7 @@ the page, in which figure, and what is said beside. The other views of the plann
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..hardware import resolve
@@ -15,7 +16,6 @@ from ..scenario import Scenario, document_of, engine, evaluate, scenario_of
 from ..units import format_field, format_number, format_quantity
 from .figures import Axis, Figure, Panel, Series
 from .questions import LlmQuestion
-from .questions_llm import place_of
 from .scaled import scaled
 from .view import Block, Fact, Facts, Rows, View, Words, plain
 
@@ -47,7 +47,7 @@ def asked_of(q: LlmQuestion, **changes: Any) -> dict[str, Any]:
 
 def scenario_from(q: LlmQuestion, **changes: Any) -> Scenario:
     """Scenario of a question, with changed options of `llm`. Raises what `scenario_of` raises."""
-    return scenario_of(q.model, place_of(q), q.sizes, asked_of(q, **changes))
+    return scenario_of(q.model, q.place, q.sizes, asked_of(q, **changes))
 
 
 def answered(q: LlmQuestion, **changes: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def answered(q: LlmQuestion, **changes: Any) -> dict[str, Any]:
     Raises what `scenario_of` and `evaluate` raise.
     """
     s = scenario_from(q, **changes)
-    return plain(document_of(q.model, place_of(q), s, evaluate(s)))
+    return plain(document_of(q.model, q.place, s, evaluate(s)))
 
 
 def text_of(key: str, value: Any) -> str:
@@ -68,14 +68,14 @@ def text_of(key: str, value: Any) -> str:
     return format_field(key, value)
 
 
-def llm_view(q: LlmQuestion) -> View:
+def llm_view(q: LlmQuestion, *, model: str | Path | None = None) -> View:
     """Answer a model in service: numbers with intervals, memory by component, time by part.
 
     A model that does not fit is answered too: with its memory, and what would make it fit.
     Raises SpecError for what cannot be read, InfeasibleError for a layout or a format that cannot
     be, NoDataError or UnsupportedError where there is no answer.
     """
-    doc = answered(q)
+    doc = answered(q, trained=model)
     device = resolve(q.on)
     usable = engine(q.engine).memory_share * doc["memory_capacity_bytes"]
     blocks: list[Block] = [

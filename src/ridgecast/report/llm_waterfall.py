@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import RidgecastError
@@ -16,7 +17,7 @@ from ..scenario.solve import machine_of
 from ..techniques import get, names
 from .figures import Axis, Figure, Panel, Series
 from .llm_view import DASH, scenario_from, text_of
-from .questions_llm import WaterfallQuestion, place_of
+from .questions_llm import WaterfallQuestion
 from .scaled import scaled
 from .view import Block, Fact, Facts, Rows, View, Words, plain
 
@@ -51,17 +52,17 @@ class _Step:
     reason: str = ""
 
 
-def waterfall_view(q: WaterfallQuestion) -> View:
+def waterfall_view(q: WaterfallQuestion, *, model: str | Path | None = None) -> View:
     """Answer a case with no technique, then with one after another, at its batch and the largest.
 
     A technique that cannot be applied is a row with its reason and is left out of the steps after.
     Raises what the case without techniques raises.
     """
-    steps = [_solved(q, (), _START)]
+    steps = [_solved(q, (), _START, model)]
     for name in q.names():
         stack = next(step.stack for step in reversed(steps) if not step.reason)
         try:
-            steps.append(_solved(q, (*stack, name), name))
+            steps.append(_solved(q, (*stack, name), name, model))
         except RidgecastError as error:
             steps.append(_Step(name, (*stack, name), {}, {}, str(error)))
     key, label, dimension = _QUANTITIES[q.quantity]
@@ -97,10 +98,12 @@ def waterfall_view(q: WaterfallQuestion) -> View:
     )  # fmt: skip
 
 
-def _solved(q: WaterfallQuestion, stack: Sequence[str], name: str) -> _Step:
+def _solved(
+    q: WaterfallQuestion, stack: Sequence[str], name: str, model: str | Path | None
+) -> _Step:
     """Answer the case with techniques, and what it does at the largest batch that fits."""
-    s = scenario_from(q, technique=",".join(stack))
-    doc = plain(document_of(q.model, place_of(q), s, evaluate(s)))
+    s = scenario_from(q, technique=",".join(stack), trained=model)
+    doc = plain(document_of(q.model, q.place, s, evaluate(s)))
     full = replace(s, traffic=replace(s.traffic, batch="max", request_rate=None))
     made = full.made()
     pinned = machine_of(made, full).pinned
@@ -119,7 +122,7 @@ def _solved(q: WaterfallQuestion, stack: Sequence[str], name: str) -> _Step:
 
 
 def _refused(q: WaterfallQuestion, step: _Step) -> dict[str, Any]:
-    return {"model": q.model, "on": place_of(q), "techniques": list(step.stack),
+    return {"model": q.model, "on": q.place, "techniques": list(step.stack),
             "status": "no_answer", "reason": step.reason}  # fmt: skip
 
 

@@ -17,15 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import SpecError, nearest
 from ..ops.gemm import MAX_DIM
 
-__all__ = ["GemmQuestion", "HeatQuestion", "LlmQuestion", "Question", "TuneQuestion", "question_of",
-           "wrong_fields"]  # fmt: skip
+__all__ = ["SHORT", "GemmQuestion", "HeatQuestion", "LlmQuestion", "Name", "Question",
+           "TuneQuestion", "options_of", "question_of", "shown", "wrong_fields"]  # fmt: skip
 
 Name = str
-_SHORT = 64  # letters of a name
+SHORT = 64  # letters of a name
 _TEXT = 400
 
 
-def _shown(title: str, control: str, section: str, **more: Any) -> dict[str, Any]:
+def shown(title: str, control: str, section: str, **more: Any) -> dict[str, Any]:
     """Arguments of a Field that a form shows: title, control, the section that it stands in."""
     return {"title": title, "json_schema_extra": {"control": control, "section": section, **more}}
 
@@ -113,7 +113,7 @@ def _halves(texts: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in split}
 
 
-def _options(values: Mapping[str, Any]) -> list[str]:
+def options_of(values: Mapping[str, Any]) -> list[str]:
     """Words of options: --name value, repeated for lists, left out for None, "" and False."""
     words: list[str] = []
     for name, value in values.items():
@@ -132,56 +132,56 @@ class GemmQuestion(Question):
     page: ClassVar[str] = "gemm"
 
     m: int = Field(4096, ge=1, le=MAX_DIM, description="Rows of A and D.",
-                   **_shown("m", "number", "Work"))  # fmt: skip
+                   **shown("m", "number", "Work"))  # fmt: skip
     n: int = Field(4096, ge=1, le=MAX_DIM, description="Columns of B and D.",
-                   **_shown("n", "number", "Work"))  # fmt: skip
+                   **shown("n", "number", "Work"))  # fmt: skip
     k: int = Field(4096, ge=1, le=MAX_DIM, description="Length of the contraction.",
-                   **_shown("k", "number", "Work"))  # fmt: skip
-    dtype: Name = Field("bf16", max_length=_SHORT, description="Number format of the operands.",
-                        **_shown("Format", "select", "Work", options="dtypes"))  # fmt: skip
+                   **shown("k", "number", "Work"))  # fmt: skip
+    dtype: Name = Field("bf16", max_length=SHORT, description="Number format of the operands.",
+                        **shown("Format", "select", "Work", options="dtypes"))  # fmt: skip
     batch: int = Field(1, ge=1, le=1 << 20, description="Multiplications in one call.",
-                       **_shown("Batch", "number", "Work"))  # fmt: skip
+                       **shown("Batch", "number", "Work"))  # fmt: skip
     layout: Literal["nn", "nt", "tn", "tt"] = Field(
-        "tn", description="Storage of A and B.", **_shown("Layout", "select", "Work")
+        "tn", description="Storage of A and B.", **shown("Layout", "select", "Work")
     )
-    on: Name = Field("h200_sxm", max_length=_SHORT, description="Device.",
-                     **_shown("Device", "select", "Machine", options="devices"))  # fmt: skip
+    on: Name = Field("h200_sxm", max_length=SHORT, description="Device.",
+                     **shown("Device", "select", "Machine", options="devices"))  # fmt: skip
     against: list[Name] = Field(default=[], max_length=6, description="Other devices beside it.",
-                                **_shown("Beside", "many", "Machine",
+                                **shown("Beside", "many", "Machine",
                                          options="devices"))  # fmt: skip
     cache: Literal["hot", "cold"] = Field(
-        "hot", description="State of the L2 before the call.", **_shown("L2", "select", "Machine")
+        "hot", description="State of the L2 before the call.", **shown("L2", "select", "Machine")
     )
     kernel: Literal["library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast"] = Field(
-        "library", description="How it is run.", **_shown("Kernel", "select", "Kernel")
+        "library", description="How it is run.", **shown("Kernel", "select", "Kernel")
     )
     tile: int | None = Field(None, ge=1, le=64, description="Tile edge of the tiled kernel.",
-                             **_shown("tile", "number", "Kernel", kernels="tiled"))  # fmt: skip
+                             **shown("tile", "number", "Kernel", kernels="tiled"))  # fmt: skip
     tile_m: int | None = Field(None, ge=1, le=4096, description="Rows of D that a block computes.",
-                               **_shown("tile_m", "number", "Kernel",
+                               **shown("tile_m", "number", "Kernel",
                                         kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
     tile_n: int | None = Field(None, ge=1, le=4096,
                                description="Columns of D that a block computes.",
-                               **_shown("tile_n", "number", "Kernel",
+                               **shown("tile_n", "number", "Kernel",
                                         kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
     tile_k: int | None = Field(None, ge=1, le=4096, description="Step along k.",
-                               **_shown("tile_k", "number", "Kernel",
+                               **shown("tile_k", "number", "Kernel",
                                         kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
     stages: int | None = Field(None, ge=1, le=64, description="Steps in flight.",
-                               **_shown("stages", "number", "Kernel",
+                               **shown("stages", "number", "Kernel",
                                         kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
     split_k: int | None = Field(None, ge=1, le=4096, description="Parts of the contraction.",
-                                **_shown("split_k", "number", "Kernel",
+                                **shown("split_k", "number", "Kernel",
                                          kernels="cutlass_simt cutlass_tensor"))  # fmt: skip
     config: list[str] = Field(default=[], max_length=24,
                               description="Other parameters of the kernel: KEY=VALUE.",
-                              **_shown("Other parameters", "lines", "Kernel",
+                              **shown("Other parameters", "lines", "Kernel",
                                        kernels="clblast"))  # fmt: skip
     what_if: list[str] = Field(default=[], max_length=12,
                                description="Changes of the device: memory.bandwidth=+20%.",
-                               **_shown("What if", "sliders", "What if"))  # fmt: skip
+                               **shown("What if", "sliders", "What if"))  # fmt: skip
     level: float = Field(0.9, ge=0.5, le=0.99, description="Share of cases that intervals cover.",
-                         **_shown("Interval", "number", "Machine"))  # fmt: skip
+                         **shown("Interval", "number", "Machine"))  # fmt: skip
 
     @property
     def sizes(self) -> dict[str, int | None]:
@@ -190,22 +190,22 @@ class GemmQuestion(Question):
 
     def _kernel_words(self) -> list[str]:
         named = {} if self.kernel == "library" else {"kernel": self.kernel}
-        return _options({**named, **self.sizes, "config": self.config})
+        return options_of({**named, **self.sizes, "config": self.config})
 
     def _work_words(self) -> list[str]:
         shared = {"dtype": self.dtype, "on": self.on}
         extra = {"batch": self.batch if self.batch != 1 else None,
                  "layout": self.layout if self.layout != "tn" else None}  # fmt: skip
-        return ["gemm", f"{self.m}x{self.n}x{self.k}", *_options(shared | extra)]
+        return ["gemm", f"{self.m}x{self.n}x{self.k}", *options_of(shared | extra)]
 
     def command(self) -> str:
         """`predict`, or `explain` where the device is changed."""
         words = ["ridgecast", "explain" if self.what_if else "predict", *self._work_words(),
                  *self._kernel_words()]  # fmt: skip
         if self.what_if:
-            words += _options({"what_if": self.what_if})
+            words += options_of({"what_if": self.what_if})
         else:
-            words += _options({"cache": self.cache if self.cache != "hot" else None,
+            words += options_of({"cache": self.cache if self.cache != "hot" else None,
                                "level": self.level if self.level != 0.9 else None})  # fmt: skip
         return shlex.join(words)
 
@@ -241,28 +241,28 @@ class TuneQuestion(GemmQuestion):
     """Rank the configurations of a kernel for the same work."""
 
     objective: Literal["time", "energy", "edp"] = Field(
-        "time", description="What the ranking is by.", **_shown("Rank by", "select", "Ranking")
+        "time", description="What the ranking is by.", **shown("Rank by", "select", "Ranking")
     )
     top: int = Field(12, ge=1, le=200, description="Configurations in the table.",
-                     **_shown("Rows", "number", "Ranking"))  # fmt: skip
+                     **shown("Rows", "number", "Ranking"))  # fmt: skip
 
     def command(self) -> str:
         """`tune`."""
         kernel = None if self.kernel == "library" else self.kernel
         words = ["ridgecast", "tune", *self._work_words()]
-        return shlex.join(words + _options({
+        return shlex.join(words + options_of({
             "kernel": kernel, "objective": self.objective, "top": self.top}))  # fmt: skip
 
 
 class HeatQuestion(GemmQuestion):
     """A heat map of the same work over two knobs."""
 
-    x: Name = Field("n", max_length=_SHORT, description="Knob of the columns.",
-                    **_shown("Across", "select", "Map", options="knobs"))  # fmt: skip
-    y: Name = Field("m", max_length=_SHORT, description="Knob of the rows.",
-                    **_shown("Down", "select", "Map", options="knobs"))  # fmt: skip
+    x: Name = Field("n", max_length=SHORT, description="Knob of the columns.",
+                    **shown("Across", "select", "Map", options="knobs"))  # fmt: skip
+    y: Name = Field("m", max_length=SHORT, description="Knob of the rows.",
+                    **shown("Down", "select", "Map", options="knobs"))  # fmt: skip
     show: Literal["time", "power", "energy", "edp", "utilisation", "rate"] = Field(
-        "utilisation", description="What the colour says.", **_shown("Colour", "select", "Map")
+        "utilisation", description="What the colour says.", **shown("Colour", "select", "Map")
     )
 
     def command(self) -> str:
@@ -278,46 +278,51 @@ class LlmQuestion(Question):
     page: ClassVar[str] = "llm"
 
     model: Name = Field("llama-3.1-70b", max_length=200, description="Network.",
-                        **_shown("Model", "select", "Model", options="models"))  # fmt: skip
-    dtype: str = Field("", max_length=_SHORT, description="Format of weights and products; "
+                        **shown("Model", "select", "Model", options="models"))  # fmt: skip
+    dtype: str = Field("", max_length=SHORT, description="Format of weights and products; "
                        "empty as published.",
-                       **_shown("Weights", "select", "Model", options="formats"))  # fmt: skip
-    kv_dtype: str = Field("", max_length=_SHORT, description="Format of the cache; empty 16 bits.",
-                          **_shown("KV cache", "select", "Model", options="formats"))  # fmt: skip
-    on: Name = Field("h100_sxm", max_length=_SHORT, description="Device.",
-                     **_shown("Device", "select", "Machine", options="devices"))  # fmt: skip
+                       **shown("Weights", "select", "Model", options="formats"))  # fmt: skip
+    kv_dtype: str = Field("", max_length=SHORT, description="Format of the cache; empty 16 bits.",
+                          **shown("KV cache", "select", "Model", options="formats"))  # fmt: skip
+    on: Name = Field("h100_sxm", max_length=SHORT, description="Device.",
+                     **shown("Device", "select", "Machine", options="devices"))  # fmt: skip
     devices: int = Field(8, ge=1, le=4096, description="How many of them.",
-                         **_shown("Devices", "number", "Machine"))  # fmt: skip
-    engine: Name = Field("vllm", max_length=_SHORT, description="Serving engine.",
-                         **_shown("Engine", "select", "Machine", options="engines"))  # fmt: skip
+                         **shown("Devices", "number", "Machine"))  # fmt: skip
+    engine: Name = Field("vllm", max_length=SHORT, description="Serving engine.",
+                         **shown("Engine", "select", "Machine", options="engines"))  # fmt: skip
     tp: int | None = Field(None, ge=1, le=1024, description="Tensor-parallel shards.",
-                           **_shown("tp", "number", "Layout"))  # fmt: skip
+                           **shown("tp", "number", "Layout"))  # fmt: skip
     pp: int | None = Field(None, ge=1, le=1024, description="Pipeline stages.",
-                           **_shown("pp", "number", "Layout"))  # fmt: skip
+                           **shown("pp", "number", "Layout"))  # fmt: skip
     dp: int | None = Field(None, ge=1, le=1024, description="Attention data-parallel groups.",
-                           **_shown("dp", "number", "Layout"))  # fmt: skip
+                           **shown("dp", "number", "Layout"))  # fmt: skip
     ep: int | None = Field(None, ge=1, le=1024, description="Expert-parallel groups.",
-                           **_shown("ep", "number", "Layout"))  # fmt: skip
+                           **shown("ep", "number", "Layout"))  # fmt: skip
     cp: int | None = Field(None, ge=1, le=1024, description="Devices that share a sequence.",
-                           **_shown("cp", "number", "Layout"))  # fmt: skip
+                           **shown("cp", "number", "Layout"))  # fmt: skip
     isl: int = Field(2048, ge=1, le=10_000_000, description="Prompt tokens of a request.",
-                     **_shown("Prompt", "number", "Traffic"))  # fmt: skip
+                     **shown("Prompt", "number", "Traffic"))  # fmt: skip
     osl: int = Field(512, ge=1, le=1_000_000, description="Output tokens of a request.",
-                     **_shown("Output", "number", "Traffic"))  # fmt: skip
+                     **shown("Output", "number", "Traffic"))  # fmt: skip
     batch: str = Field("32", pattern=r"^(max|[1-9][0-9]{0,6})$",
                        description="Requests in flight on each replica, or max.",
-                       **_shown("In flight", "text", "Traffic"))  # fmt: skip
+                       **shown("In flight", "text", "Traffic"))  # fmt: skip
     request_rate: float | None = Field(None, gt=0, le=1e9,
                                        description="Requests/s instead of those in flight.",
-                                       **_shown("Requests/s", "number", "Traffic"))  # fmt: skip
+                                       **shown("Requests/s", "number", "Traffic"))  # fmt: skip
     prefix: float = Field(0.0, ge=0, lt=1, description="Share of the prompt common to all.",
-                          **_shown("Common prefix", "number", "Traffic"))  # fmt: skip
+                          **shown("Common prefix", "number", "Traffic"))  # fmt: skip
     price_per_h: float | None = Field(None, ge=0, le=1e9, description="USD per device and hour.",
-                                      **_shown("USD/h", "number", "Machine"))  # fmt: skip
+                                      **shown("USD/h", "number", "Machine"))  # fmt: skip
     technique: list[str] = Field(default=[], max_length=12,
                                  description="Published techniques; they stack, in order.",
-                                 **_shown("Techniques", "switches", "Techniques",
+                                 **shown("Techniques", "switches", "Techniques",
                                           options="techniques"))  # fmt: skip
+
+    @property
+    def place(self) -> str:
+        """Devices as the command line writes them: DEVICE, or DEVICE:N."""
+        return f"{self.on}:{self.devices}" if self.devices != 1 or self.sizes else self.on
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -326,9 +331,8 @@ class LlmQuestion(Question):
 
     def command(self) -> str:
         """`llm`."""
-        on = f"{self.on}:{self.devices}" if self.devices != 1 else self.on
-        words = ["ridgecast", "llm", self.model, "--on", on]
-        words += _options({
+        words = ["ridgecast", "llm", self.model, "--on", self.place]
+        words += options_of({
             "isl": self.isl, "osl": self.osl, "batch": self.batch,
             "request_rate": self.request_rate, **self.sizes,
             "engine": self.engine if self.engine != "vllm" else None, "dtype": self.dtype,

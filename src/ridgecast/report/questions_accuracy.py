@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from .questions import _SHORT, Name, Question, _shown
+from .questions import SHORT, Name, Question, shown
 
 __all__ = ["AccuracyQuestion"]
 
@@ -22,18 +22,18 @@ class AccuracyQuestion(Question):
     target: Literal["", "time", "time_operator", "time_config", "power", "energy"] = Field(
         "", description="What is predicted: time of library GEMMs, of other operations, of "
         "configurations, power or energy.",
-        **_shown("Predicted", "select", "Models", options="scored_targets"),
+        **shown("Predicted", "select", "Models", options="scored_targets"),
     )  # fmt: skip
-    hardware: Name = Field("", max_length=_SHORT, description="Device.",
-                           **_shown("Device", "select", "Models",
+    hardware: Name = Field("", max_length=SHORT, description="Device.",
+                           **shown("Device", "select", "Models",
                                     options="scored_devices"))  # fmt: skip
-    dtype: Name = Field("", max_length=_SHORT, description="Number format of the operands.",
-                        **_shown("Format", "select", "Models",
+    dtype: Name = Field("", max_length=SHORT, description="Number format of the operands.",
+                        **shown("Format", "select", "Models",
                                  options="scored_dtypes"))  # fmt: skip
-    op: Name = Field("", max_length=_SHORT, description="Operation; `attention` takes its kinds.",
-                     **_shown("Operation", "select", "Models", options="scored_ops"))  # fmt: skip
-    split: Name = Field("", max_length=_SHORT, description="How rows were held out.",
-                        **_shown("Split", "select", "Split", options="scored_splits"))  # fmt: skip
+    op: Name = Field("", max_length=SHORT, description="Operation; `attention` takes its kinds.",
+                     **shown("Operation", "select", "Models", options="scored_ops"))  # fmt: skip
+    split: Name = Field("", max_length=SHORT, description="How rows were held out.",
+                        **shown("Split", "select", "Split", options="scored_splits"))  # fmt: skip
 
     @property
     def filters(self) -> dict[str, str]:

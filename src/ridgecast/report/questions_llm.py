@@ -12,22 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .questions import _SHORT, LlmQuestion, Name, Question, _options, _shown
+from .questions import SHORT, LlmQuestion, Name, Question, options_of, shown
 
-__all__ = ["MOST_OPTIONS", "LimitsQuestion", "PlanQuestion", "WaterfallQuestion", "place_of"]
+__all__ = ["MOST_OPTIONS", "LimitsQuestion", "PlanQuestion", "WaterfallQuestion"]
 
 MOST_OPTIONS = 64  # that one request searches, at 64 batches each
 # one of several on the command line, which commas or bars part
-_Word = Annotated[str, StringConstraints(strip_whitespace=True, max_length=_SHORT,
+_Word = Annotated[str, StringConstraints(strip_whitespace=True, max_length=SHORT,
                                          pattern=r"^[^,|]*$")]  # fmt: skip
 _Set = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^|]*$")]
 _Size = Annotated[int, Field(ge=1, le=1024)]
 _Limit = Annotated[float | None, Field(gt=0, le=1e9)]
-
-
-def place_of(q: LlmQuestion) -> str:
-    """Devices as the command line writes them: DEVICE, or DEVICE:N."""
-    return f"{q.on}:{q.devices}" if q.devices != 1 else q.on
 
 
 def _llm(q: LlmQuestion, **changes: Any) -> LlmQuestion:
@@ -46,7 +41,7 @@ class WaterfallQuestion(LlmQuestion):
     """The same case with no technique, with the first, with the first two, and so on."""
 
     quantity: Literal["tpot", "ttft", "throughput", "memory", "energy"] = Field(
-        "tpot", description="What the bars show.", **_shown("Bars", "select", "Techniques")
+        "tpot", description="What the bars show.", **shown("Bars", "select", "Techniques")
     )
 
     def names(self) -> list[str]:
@@ -85,9 +80,9 @@ class LimitsQuestion(LlmQuestion):
     """
 
     tpot: _Limit = Field(None, description="Most seconds per output token.",
-                         **_shown("Most TPOT [s]", "number", "Limits"))  # fmt: skip
+                         **shown("Most TPOT [s]", "number", "Limits"))  # fmt: skip
     ttft: _Limit = Field(None, description="Most seconds to the first token.",
-                         **_shown("Most TTFT [s]", "number", "Limits"))  # fmt: skip
+                         **shown("Most TTFT [s]", "number", "Limits"))  # fmt: skip
 
     @property
     def limits(self) -> dict[str, float]:
@@ -112,7 +107,7 @@ class LimitsQuestion(LlmQuestion):
         lines = []
         for part in self.parts().values():
             given = {k: v for k, v in part.items() if k not in ("tpot", "ttft")}
-            limits = _options({n: part[n] for n in ("tpot", "ttft")})
+            limits = options_of({n: part[n] for n in ("tpot", "ttft")})
             line = _llm(self, **given).command()
             lines.append(f"{line} {shlex.join(limits)}" if limits else line)
         return "\n".join(lines)
@@ -136,64 +131,64 @@ class PlanQuestion(Question):
     page: ClassVar[str] = "plan"
 
     model: Name = Field("llama-3.1-70b", max_length=200, description="Network.",
-                        **_shown("Model", "select", "Model", options="models"))  # fmt: skip
+                        **shown("Model", "select", "Model", options="models"))  # fmt: skip
     dtype: list[_Word] = Field(
         default=[""], min_length=1, max_length=6,
         description="Formats of weights and products to try; empty as published.",
-        **_shown("Weights", "many", "Model", options="formats"),
+        **shown("Weights", "many", "Model", options="formats"),
     )  # fmt: skip
     kv_dtype: list[_Word] = Field(
         default=[""], min_length=1, max_length=6,
         description="Formats of the cache to try; empty 16 bits.",
-        **_shown("KV cache", "many", "Model", options="formats"),
+        **shown("KV cache", "many", "Model", options="formats"),
     )  # fmt: skip
     technique: list[_Set] = Field(
         default=[""], min_length=1, max_length=8,
         description="Sets of techniques to try, as kivi,marlin; empty none.",
-        **_shown("Techniques", "lines", "Model", options="techniques"),
+        **shown("Techniques", "lines", "Model", options="techniques"),
     )  # fmt: skip
     on: list[_Word] = Field(default=["h100_sxm", "h200_sxm"], min_length=1, max_length=4,
                             description="Devices to try.",
-                            **_shown("Devices", "many", "Machine", options="devices"))  # fmt: skip
+                            **shown("Devices", "many", "Machine", options="devices"))  # fmt: skip
     devices: int = Field(64, ge=1, le=4096, description="Most devices of the service.",
-                         **_shown("Most devices", "number", "Machine"))  # fmt: skip
+                         **shown("Most devices", "number", "Machine"))  # fmt: skip
     engine: list[_Word] = Field(default=["vllm"], min_length=1, max_length=4,
                                 description="Serving engines to try.",
-                                **_shown("Engines", "many", "Machine",
+                                **shown("Engines", "many", "Machine",
                                          options="engines"))  # fmt: skip
     tp: list[_Size] = Field(default=[1, 2, 4, 8], min_length=1, max_length=8,
                             description="Tensor-parallel sizes to try.",
-                            **_shown("tp", "many", "Layout"))  # fmt: skip
+                            **shown("tp", "many", "Layout"))  # fmt: skip
     pp: list[_Size] = Field(default=[1, 2], min_length=1, max_length=8,
                             description="Pipeline stages to try.",
-                            **_shown("pp", "many", "Layout"))  # fmt: skip
+                            **shown("pp", "many", "Layout"))  # fmt: skip
     price: list[_Word] = Field(default=[], max_length=4,
                                description="USD per device and hour: h100_sxm=2.5.",
-                               **_shown("Prices", "lines", "Machine"))  # fmt: skip
+                               **shown("Prices", "lines", "Machine"))  # fmt: skip
     isl: int = Field(2048, ge=1, le=10_000_000, description="Prompt tokens of a request.",
-                     **_shown("Prompt", "number", "Traffic"))  # fmt: skip
+                     **shown("Prompt", "number", "Traffic"))  # fmt: skip
     osl: int = Field(512, ge=1, le=1_000_000, description="Output tokens of a request.",
-                     **_shown("Output", "number", "Traffic"))  # fmt: skip
+                     **shown("Output", "number", "Traffic"))  # fmt: skip
     request_rate: _Limit = Field(None, description="Requests/s to carry; without, one replica.",
-                                 **_shown("Requests/s", "number", "Traffic"))  # fmt: skip
+                                 **shown("Requests/s", "number", "Traffic"))  # fmt: skip
     ttft: _Limit = Field(None, description="Most seconds to the first token.",
-                         **_shown("Most TTFT [s]", "number", "Limits"))  # fmt: skip
+                         **shown("Most TTFT [s]", "number", "Limits"))  # fmt: skip
     tpot: _Limit = Field(None, description="Most seconds per output token.",
-                         **_shown("Most TPOT [s]", "number", "Limits"))  # fmt: skip
+                         **shown("Most TPOT [s]", "number", "Limits"))  # fmt: skip
     e2e: _Limit = Field(None, description="Most seconds of a request.",
-                        **_shown("Most end to end [s]", "number", "Limits"))  # fmt: skip
+                        **shown("Most end to end [s]", "number", "Limits"))  # fmt: skip
     power: _Limit = Field(None, description="Most W of all devices.",
-                          **_shown("Most power [W]", "number", "Limits"))  # fmt: skip
+                          **shown("Most power [W]", "number", "Limits"))  # fmt: skip
     cost: _Limit = Field(None, description="Most USD/h of all devices.",
-                         **_shown("Most cost [USD/h]", "number", "Limits"))  # fmt: skip
+                         **shown("Most cost [USD/h]", "number", "Limits"))  # fmt: skip
     strict: bool = Field(False, description="Hold upper ends of intervals to the limits.",
-                         **_shown("Strict", "switch", "Limits"))  # fmt: skip
+                         **shown("Strict", "switch", "Limits"))  # fmt: skip
     objective: Literal["cost", "devices", "power", "throughput"] = Field(
-        "cost", description="What the best is by.", **_shown("Best by", "select", "Limits")
+        "cost", description="What the best is by.", **shown("Best by", "select", "Limits")
     )
     across: Literal["tpot", "interactivity"] = Field(
         "tpot", description="What the figure shows across: seconds per token, or tokens/s of a "
-        "request.", **_shown("Across", "select", "Figure"),
+        "request.", **shown("Across", "select", "Figure"),
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -215,7 +210,7 @@ class PlanQuestion(Question):
         many = {"dtype": ",".join(self.dtype), "kv_dtype": ",".join(self.kv_dtype),
                 "technique": "|".join(self.technique), "stack": ",".join(self.engine),
                 "tp": _numbers(self.tp), "pp": _numbers(self.pp)}  # fmt: skip
-        words += _options({
+        words += options_of({
             "on": ",".join(self.on), "isl": self.isl, "osl": self.osl,
             "request_rate": self.request_rate, "ttft": self.ttft, "tpot": self.tpot,
             "e2e": self.e2e, "power": self.power, "cost": self.cost,
