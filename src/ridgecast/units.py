@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .errors import SpecError
 
@@ -150,6 +151,7 @@ def format_quantity(value: float | None, dimension: str) -> str:
     return f"{scaled:.{digits}f} {prefixes[magnitude + 4]}{unit}".strip()
 
 
+@lru_cache(maxsize=1024)
 def dimension_of(key: str) -> str:
     """Dimension that the suffix of a key or column carries, "share" for shares, "" for neither.
 
@@ -185,6 +187,7 @@ def format_field(key: str, value: object) -> str:
     return str(value) if isinstance(value, int) else format_number(value)
 
 
+@lru_cache(maxsize=1024)
 def heading_of(key: str) -> str:
     """Heading of a column: its key without the unit, which stands in the cells.
 

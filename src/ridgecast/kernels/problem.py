@@ -6,6 +6,7 @@ Owns the vectorised twin of `ops.Gemm`; the format rules themselves stay in `ops
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,11 @@ def _sizes(name: str, values: npt.ArrayLike) -> FloatArray:
     return array
 
 
+@lru_cache(maxsize=256)
+def _like(dtype: str, beta: float, out_dtype: str) -> Gemm:
+    return Gemm(1, 1, 1, dtype=dtype, beta=beta, out_dtype=out_dtype)
+
+
 def problem(
     m: npt.ArrayLike | Gemm,
     n: npt.ArrayLike = 1,
@@ -95,7 +101,7 @@ def problem(
         like = m
         m, n, k, batch = like.m, like.n, like.k, like.batch
     else:
-        like = Gemm(1, 1, 1, dtype=dtype, beta=beta, out_dtype=out_dtype)
+        like = _like(dtype, beta, out_dtype)
     sizes = [_sizes(name, v) for name, v in zip("mnk", (m, n, k), strict=True)]
     sizes.append(_sizes("batch", batch))
     arrays = np.broadcast_arrays(*sizes)

@@ -17,7 +17,7 @@ from ..kernels.asked import build_config, config_columns
 from ..ops import Gemm
 from ..predict import explain as explaining
 from ..predict.explain import Explanation
-from ..predict.prediction import predicted_row
+from ..predict.prediction import Prediction, asked_of, predicted_row
 from ..predict.tune import tune
 from ..units import format_quantity, key_values
 from .figures import Axis, Figure, Panel, Series
@@ -59,7 +59,10 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         work, device, config=build_config(columns), model=model, what_if=changes, level=q.level
     )
     asked = columns | ({"cache": q.cache} if q.cache != "hot" else {})
-    row = plain(predicted_row(work, device, asked, model=model, level=q.level))
+    if q.cache == "hot":  # which is what was explained
+        row = plain(_row(told.prediction, columns))
+    else:
+        row = plain(predicted_row(work, device, asked, model=model, level=q.level))
     blocks: list[Block] = [Words((told.sentence,), tone="lead"), _facts(row, q.level, work)]
     if changes:
         turned = device.what_if(changes)
@@ -83,6 +86,18 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         lead=_lead(q, row), answer=answer, command=q.command(), python=q.python(),
         address=q.address(),
     )  # fmt: skip
+
+
+def _row(p: Prediction, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a prediction as the row of a table, as `predicted_row` does."""
+    row: dict[str, Any] = {"op": p.op.name, "hardware": p.hardware.name} | asked_of(p.op)
+    row |= columns
+    for name, unit, _ in _UNITS:
+        row[f"{name}_{unit}"] = getattr(p, name)
+        low, high = p.intervals[name] or (None, None)
+        row |= {f"{name}_low_{unit}": low, f"{name}_high_{unit}": high}
+    return row | {"memory_bytes": p.memory, "bound_s": p.bound, "limiter": p.limiter,
+                  "basis": p.basis, "status": "ok", "reason": p.reason}  # fmt: skip
 
 
 def _lead(q: GemmQuestion, row: Mapping[str, Any]) -> str:
@@ -165,9 +180,10 @@ def _roofline(told: Explanation, device: Hardware) -> Figure:
         "Roofline", Axis("arithmetic intensity", "flop/B", "log"), Axis("rate", "Tflop/s", "log"),
         (*series, points),
     )  # fmt: skip
+    dtype = getattr(told.prediction.op, "dtype", "")
     caption = (
         "A point a memory level: operations per byte that the kernel moves through it, at the rate "
-        f"that is predicted. Roofs: {device.title}, dense {getattr(told.prediction.op, 'dtype', '')}."
+        f"that is predicted. Roofs: {device.title}, dense {dtype}."
     )
     return Figure("roofline", "Roofline per memory level", caption, (panel,))
 

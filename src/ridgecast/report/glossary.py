@@ -33,6 +33,7 @@ def glossary() -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=1024)
 def definition(key: str) -> str:
     """Definition of a key or column, also without its unit or its end of an interval; or "".
 

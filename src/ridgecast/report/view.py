@@ -28,6 +28,8 @@ def plain(value: Any) -> Any:
     >>> plain({"time_s": float("nan"), "shape": (1, 2)})
     {'time_s': None, 'shape': [1, 2]}
     """
+    if value is None or type(value) in (str, bool, int):  # most of them
+        return value
     if hasattr(value, "tolist"):  # numpy arrays and scalars
         value = value.tolist()
     if isinstance(value, float):
