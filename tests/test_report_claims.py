@@ -16,7 +16,7 @@ from ridgecast.claims.recipes import RECIPES
 from ridgecast.cli.app import app
 from ridgecast.errors import SpecError
 from ridgecast.predict.observe import observing
-from ridgecast.report.claims_view import claim_view, claims_index, claims_view
+from ridgecast.report.claims_view import claim_view, claims_index, claims_page, claims_view
 from ridgecast.report.questions import GemmQuestion, LlmQuestion
 from ridgecast.report.questions_claims import ClaimsQuestion, works_asked
 
@@ -41,8 +41,7 @@ def question_of(address, kind):
      ClaimsQuestion(domain="convolution", verdict="contradicted")],
 )  # fmt: skip
 def test_the_answer_is_what_the_command_prints(q):
-    checked = [check(entry.id) for entry in works_asked(q)]
-    view = claim_view(q.work) if q.work else claims_view(checked, q=q)
+    view = claims_page(q)
     plain = view.to_dict()
     assert plain["answer"] == printed(view.command)
     assert question_of(view.address, ClaimsQuestion) == q

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from ..measure.base import BANDWIDTH_KERNELS
 from ..store import CONFIG_COLUMNS, Table, length
 from ..units import format_field, format_number
-from .campaign_rows import Campaign, column, devices_of, read_campaign, texts
+from .campaign_rows import Campaign, column, devices_of, is_campaign, read_campaign, texts
 from .figures import Axis, Figure, Panel, Series
+from .reports import is_study, reports_in
 from .view import Block, Fact, Facts, Heading, Rows, View, Words
 
-__all__ = ["campaign_view"]
+__all__ = ["campaign_view", "is_campaign", "is_study", "reports_in"]
 
 MOST_ROWS = 500
 _MOST_REASONS = 50

@@ -1,4 +1,4 @@
-"""Reports that stand in folders: which there are, and each as a view in its plain form.
+"""Reports that stand in folders: which there are, and of what kind.
 
 Knows what `ridgecast study --out` and `ridgecast measure --out` leave; opens nothing else.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import SpecError
 from .campaign_rows import devices_of, is_campaign, records_of
 
-__all__ = ["Report", "is_campaign", "is_study", "report_in", "reports_in"]
+__all__ = ["Report", "is_study", "reports_in"]
 
 
 class Report(NamedTuple):
@@ -47,33 +47,16 @@ def reports_in(folders: Iterable[Path]) -> list[Report]:
 
 def _report(folder: Path) -> Report | None:
     if is_study(folder):
-        return Report(str(_study(folder).get("title") or folder.name), "study", folder)
+        return Report(_title(folder), "study", folder)
     if is_campaign(folder):
-        return Report(
-            f"{folder.name}: {', '.join(devices_of(records_of(folder)))}", "campaign", folder
-        )
+        devices = ", ".join(devices_of(records_of(folder)))
+        return Report(f"{folder.name}: {devices}", "campaign", folder)
     return None
 
 
-def report_in(folder: Path) -> dict[str, Any]:
-    """Return a folder's report as a view in its plain form: a study's as written, else made anew.
-
-    Raises NoDataError for a folder that holds neither, SpecError for a study that cannot be read.
-    """
-    if is_study(folder):
-        return _study(folder)
-    from .campaign_view import campaign_view
-
-    return campaign_view(folder).to_dict()
-
-
-def _study(folder: Path) -> dict[str, Any]:
-    path = folder / "data" / "view.json"
+def _title(folder: Path) -> str:
+    """Title of a study; the folder's name where its view cannot be read."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise SpecError(f"{path}: no JSON ({error})") from None
-    version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != 1 or not isinstance(found.get("blocks"), list):
-        raise SpecError(f"{path}: schema_version {version}, this version reads 1")
-    return found
+        return str(json.loads((folder / "data" / "view.json").read_text("utf-8"))["title"])
+    except (ValueError, KeyError, TypeError):
+        return folder.name
