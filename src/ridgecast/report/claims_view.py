@@ -7,14 +7,12 @@ which runs one recipe and tells what it asks of the models, with the pages that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..claims import Checked, Line, Work, check_all
 from ..claims.asked import Recorded, record
 from ..claims.recipes import RECIPES
 from ..claims.verdict import CONTRADICTED, NOT_MODELLED, VERDICTS
-from ..errors import SpecError
 from ..errors import SpecError
 from ..units import format_number
 from .claims_asked import page_of
@@ -55,18 +53,6 @@ def _indexed(entry: Work) -> dict[str, Any]:
         "published": _value(first.value, first.unit) if first else "",
         "recipe": entry.id in RECIPES, "address": ClaimsQuestion(work=entry.id).address(),
     }  # fmt: skip
-
-
-def claims_page(q: ClaimsQuestion, *, model: str | Path | None = None) -> View:
-    """Recompute what a question is about and show it: 20 s for the whole ledger.
-
-    Recipes ask the shipped models; raises SpecError where a `model` is given.
-    """
-    if model is not None:
-        raise SpecError("claims: are recomputed with the shipped models; leave --model out")
-    if q.work:
-        return claim_view(q.work)
-    return claims_view([check(entry.id) for entry in works_asked(q)], q=q)
 
 
 def claims_view(checked: Sequence[Checked], *, q: ClaimsQuestion) -> View:
