@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NoDataError, SpecError
-from .campaign_view import campaign_view, is_campaign, is_study
+from .campaign_rows import is_campaign
+from .campaign_view import campaign_view
+from .reports import is_study
 from .view import Rows, View
 
 __all__ = ["StoredView", "stored_view"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, get_args
 
 from .names import choices
@@ -74,10 +75,15 @@ def _named(name: str) -> Sequence[str]:
 
         return ["", *domains_of_works()]
     if name.startswith("scored_"):
-        from ..report.accuracy_view import scored_names
-
-        return ["", *scored_names(name.removeprefix("scored_"))]
+        return ["", *_scored()[name]]
     return choices()[name]
+
+
+@lru_cache(maxsize=1)
+def _scored() -> dict[str, list[str]]:
+    from ..report.accuracy_view import accuracy_options
+
+    return accuracy_options()
 
 
 def _bounds(info: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def report_view(q: ReportQuestion, folders: Sequence[Path]) -> Any:
 
     Raises NoDataError for a number that no report has.
     """
-    from ..report.campaign_view import reports_in
+    from ..report.reports import reports_in
     from ..report.stored import StoredView, stored_view
 
     found = reports_in(folders)
