@@ -71,10 +71,12 @@ def claims_view(checked: Sequence[Checked], *, q: ClaimsQuestion) -> View:
         left = len(asked) - len(here)
         blocks.append(Words((f"{left} more works are not recomputed yet.",), tone="warning"))
     blocks += [_agreement(chosen), _domains(chosen)]
-    blocks.append(Rows("works", "Published beside recomputed", _rows(modelled),
-                       links={"work": "address"}, headings=_HEADINGS))  # fmt: skip
-    blocks.append(Rows("not_modelled", "Not modelled", _rows(others), links={"work": "address"},
-                       open=q.verdict == NOT_MODELLED))  # fmt: skip
+    told = (
+        ("works", "Published beside recomputed", modelled, True),
+        ("not_modelled", "Not modelled", others, q.verdict == NOT_MODELLED),
+    )
+    blocks += [Rows(name, title, _rows(ones), links={"work": "address"}, headings=_HEADINGS,
+                    open=unfolded) for name, title, ones, unfolded in told if ones]  # fmt: skip
     blocks.append(Words((_LIMITS,), title="What this does not show"))
     return View(
         "claims", _title(q), tuple(blocks),
