@@ -373,4 +373,4 @@ def _label(shape: Any) -> str:
 
 
 def _empty(name: str, title: str, reason: str) -> Figure:
-    return Figure(name, title, f"Not shown: {reason}.", (Panel(title, reason=reason),))
+    return Figure(name, title, "", (Panel(title, reason=reason),))
