@@ -12,7 +12,7 @@ from typing import Any
 
 from .units import format_field, heading_of
 
-__all__ = ["block", "line", "picture", "table"]
+__all__ = ["block", "is_number", "line", "picture", "table", "text_of"]
 
 _MOST = 30  # rows of a table; a notebook is no place for thousands
 # half transparent greys: they part rows on white and on black
@@ -56,16 +56,16 @@ def table(
     True
     """
     wanted = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
-    names = [n for n in wanted if any(_text(n, row.get(n)) for row in rows)]
+    names = [n for n in wanted if any(text_of(n, row.get(n)) for row in rows)]
     if not names:
         return ""
-    sides = {n: "right" if any(_number(row.get(n)) for row in rows) else "left" for n in names}
+    sides = {n: "right" if any(is_number(row.get(n)) for row in rows) else "left" for n in names}
     head = "".join(
         f'<th style="text-align:{sides[n]};{_CELL}">{escape(heading_of(n).replace("_", " "))}</th>'
         for n in names
     )
     body = "".join(
-        "<tr>" + "".join(_cell(_text(n, row.get(n)), sides[n]) for n in names) + "</tr>"
+        "<tr>" + "".join(_cell(text_of(n, row.get(n)), sides[n]) for n in names) + "</tr>"
         for row in rows[:_MOST]
     )
     more = f"{len(rows) - _MOST} more rows" if len(rows) > _MOST else ""
@@ -85,14 +85,16 @@ def _cell(text: str, side: str) -> str:
     return f'<td style="text-align:{side};{_CELL}{kept}">{escape(text)}</td>'
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is shown as a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _text(key: str, value: Any) -> str:
+def text_of(key: str, value: Any) -> str:
+    """Text of a cell for eyes, by the unit that its key carries; "" where nothing is known."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(key, item) for item in value)
+        return ", ".join(text_of(key, item) for item in value)
     value = value.item() if hasattr(value, "item") else value
     return format_field(key, value)

@@ -6,13 +6,11 @@ which of them stand on the page, in which figure, and what is said beside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..hardware import Hardware, resolve
+from ..hardware import resolve
 from ..kernels.asked import build_config, config_columns
 from ..ops import Gemm
 from ..predict import explain as explaining
@@ -20,15 +18,20 @@ from ..predict.explain import Explanation
 from ..predict.prediction import Prediction, asked_of, predicted_row
 from ..predict.tune import tune
 from ..units import format_quantity, key_values
-from .figures import Axis, Figure, Panel, Series
+from .gemm_figures import (
+    UNITS,
+    devices_blocks,
+    explanation_tables,
+    fastest_cheapest_figure,
+    parts_figure,
+    ranking_figure,
+    roofline_figure,
+    what_if_figure,
+)
 from .questions import GemmQuestion, TuneQuestion
-from .scaled import scaled
 from .view import Block, Fact, Facts, Heading, Rows, View, Words, plain
 
 __all__ = ["config_of", "gemm_view", "op_of", "tune_view"]
-
-_MOST_POINTS = 400  # of a ranking in its figure
-_UNITS = (("time", "s", "time"), ("power", "w", "power"), ("energy", "j", "energy"))
 
 
 def op_of(q: GemmQuestion) -> Gemm:
@@ -68,14 +71,14 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         turned = device.what_if(changes)
         changed = predicted_row(work, turned, asked, model=model, level=q.level)
         blocks += _changed(plain(changed), row, told, q)
-    blocks += [_roofline(told, device), _parts(told)]
+    blocks += [roofline_figure(told, row), parts_figure(told)]
     others = {n: resolve(n) for n in dict.fromkeys(q.against)}
     beside = [{"device": q.on, **row}] + [
         {"device": n, **plain(predicted_row(work, d, asked, model=model, level=q.level))}
         for n, d in others.items()
     ]
-    blocks += _beside(beside) if others else []
-    blocks += _tables(told)
+    blocks += devices_blocks(beside) if others else []
+    blocks += explanation_tables(told)
     notes = list(told.notes)
     if q.cache != "hot":
         notes.append("the parts of the time are those of a hot L2")
@@ -92,7 +95,7 @@ def _row(p: Prediction, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Write a prediction as the row of a table, as `predicted_row` does."""
     row: dict[str, Any] = {"op": p.op.name, "hardware": p.hardware.name} | asked_of(p.op)
     row |= columns
-    for name, unit, _ in _UNITS:
+    for name, unit in UNITS:
         row[f"{name}_{unit}"] = getattr(p, name)
         low, high = p.intervals[name] or (None, None)
         row |= {f"{name}_low_{unit}": low, f"{name}_high_{unit}": high}
@@ -109,12 +112,12 @@ def _lead(q: GemmQuestion, row: Mapping[str, Any]) -> str:
 def _facts(row: Mapping[str, Any], level: float, work: Gemm) -> Facts:
     """Tell the prediction as numbers with their intervals."""
     items = []
-    for name, unit, dimension in _UNITS:
+    for name, unit in UNITS:
         ends = [row[f"{name}_{end}_{unit}"] for end in ("low", "high")]
         known = None not in ends
-        note = " to ".join(format_quantity(e, dimension) for e in ends) if known else "unknown"
+        note = " to ".join(format_quantity(e, name) for e in ends) if known else "unknown"
         tail = f" in {100 * level:g} % of cases" if known else ""
-        items.append(Fact(name, format_quantity(row[f"{name}_{unit}"], dimension), note + tail))
+        items.append(Fact(name, format_quantity(row[f"{name}_{unit}"], name), note + tail))
     rate = work.flops / row["time_s"]
     share = 100 * row["bound_s"] / row["time_s"]
     items += [
@@ -135,119 +138,21 @@ def _changed(
     blocks: list[Block] = [Heading("With the changes, predicted again")]
     if new["status"] == "ok":
         items = []
-        for name, unit, dimension in _UNITS:
+        for name, unit in UNITS:
             value, before = new[f"{name}_{unit}"], old[f"{name}_{unit}"]
             ratio = f"× {value / before:.3f} of the unchanged" if value and before else "unknown"
-            items.append(Fact(name, format_quantity(value, dimension), ratio))
+            items.append(Fact(name, format_quantity(value, name), ratio))
         ends = [format_quantity(new[f"time_{end}_s"], "time") for end in ("low", "high")]
         items.append(Fact("interval", " to ".join(ends), f"time in {100 * q.level:g} % of cases"))
         items.append(Fact("limiter", str(new["limiter"]), f"basis {new['basis']}"))
         blocks.append(Facts(tuple(items)))
     else:
         blocks.append(Words((str(new["reason"]),), tone="warning"))
-    blocks.append(Rows("what_if", "Each change alone", told.what_if))
+    blocks += [what_if_figure(told), Rows("what_if", "Each change alone", told.what_if)]
     return blocks
 
 
 # ------------------------------------------------------------------------------------ figures
-
-
-def _roofline(told: Explanation, device: Hardware) -> Figure:
-    """Roof of each memory level, with the work under it."""
-    rows = told.roofline
-    where = [r["arithmetic_intensity"] for r in rows] + [r["ridge_point"] for r in rows]
-    least, most = min(where, default=1.0) / 8.0, max(where, default=1.0) * 8.0
-    peak = max((r["attainable_flops_per_s"] for r in rows), default=1.0)
-    series = []
-    roofs = [r for r in rows if r["level"] != "unique bytes" or len(rows) == 1] or rows
-    if not any(r["level"] in ("memory", "unique bytes") for r in roofs):
-        roofs = list(rows)
-    for r in roofs:
-        bandwidth = peak / r["ridge_point"]
-        x = np.array([least, r["ridge_point"], most])
-        name = f"{r['level']}, {format_quantity(bandwidth, 'bytes_per_s')}"
-        series.append(Series(name, x, np.minimum(peak, x * bandwidth) / 1e12, "line"))
-    achieved = [r["achieved_flops_per_s"] / 1e12 for r in rows]
-    hover = [f"{r['level']}: {100 * r['utilisation']:.1f} % of its roof, "
-             f"{format_quantity(r['moved_bytes'], 'bytes')} moved" for r in rows]  # fmt: skip
-    memory = next((r["arithmetic_intensity"] for r in rows if r["level"] == "memory"), 0.0)
-    near = [r["level"] == "unique bytes" and r["arithmetic_intensity"] < 2.0 * memory for r in rows]
-    points = Series(
-        "this work", [r["arithmetic_intensity"] for r in rows], achieved, "points",
-        labels=["" if n else r["level"] for n, r in zip(near, rows, strict=True)], hover=hover,
-    )  # fmt: skip
-    panel = Panel(
-        "Roofline", Axis("arithmetic intensity", "flop/B", "log"), Axis("rate", "Tflop/s", "log"),
-        (*series, points),
-    )  # fmt: skip
-    dtype = getattr(told.prediction.op, "dtype", "")
-    caption = (
-        "A point a memory level: operations per byte that the kernel moves through it, at the rate "
-        f"that is predicted. Roofs: {device.title}, dense {dtype}."
-    )
-    return Figure("roofline", "Roofline per memory level", caption, (panel,))
-
-
-def _parts(told: Explanation) -> Figure:
-    """Where the time and the energy go."""
-    panels = []
-    for title, parts, dimension in (
-        ("Time", told.time, "time"), ("Energy", told.energy, "energy"),
-    ):  # fmt: skip
-        if not parts:
-            panels.append(Panel(title, reason="the energy is not known"))
-            continue
-        values, unit = scaled([p.value for p in parts], dimension)
-        names = tuple(p.name.replace("_", " ") for p in parts)
-        hover = [f"{100 * p.share:.1f} %: {p.why}" for p in parts]
-        bars = Series("", range(len(parts)), values, "bars", hover=hover)
-        panels.append(Panel(title, Axis("", unit), Axis("", "", "category", names), (bars,),
-                            horizontal=True))  # fmt: skip
-    caption = "Parts sum to the prediction; what each means is in the table below."
-    return Figure("parts", "Where the time and the joules go", caption, tuple(panels))
-
-
-def _beside(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Compare the same work on several devices."""
-    good = [r for r in rows if r["time_s"] is not None]
-    panels = []
-    for name, unit, dimension in (_UNITS[0], _UNITS[2]):
-        known = [r for r in good if r[f"{name}_{unit}"] is not None]
-        if not known:
-            panels.append(Panel(name, reason=f"{name} is not known on any of them"))
-            continue
-        middle, shown = scaled([r[f"{name}_{unit}"] for r in known], dimension)
-        factor = middle[0] / known[0][f"{name}_{unit}"]
-        low, high = ([r[f"{name}_{end}_{unit}"] * factor for r in known] for end in ("low", "high"))
-        names = tuple(r["device"] for r in known)
-        bars = Series("", range(len(known)), middle, "bars", low, high)
-        panels.append(Panel(name.capitalize(), Axis("", shown), Axis("", "", "category", names),
-                            (bars,), horizontal=True))  # fmt: skip
-    figure = Figure("devices", "Beside other devices",
-                    "Bars are predictions, whiskers their intervals.", tuple(panels))  # fmt: skip
-    keys = ("device", "time_s", "time_low_s", "time_high_s", "power_w", "energy_j", "bound_s",
-            "limiter", "basis", "status", "reason")  # fmt: skip
-    return [figure, Rows("devices", "Beside other devices", rows, keys)]
-
-
-def _tables(told: Explanation) -> list[Block]:
-    """Every number behind the figures, and what would help."""
-    nearest = [{**r, "address": _collection(told, r)} for r in told.nearest]
-    blocks = [
-        Rows("parts", "Parts of the time and the energy", told.rows, group="of"),
-        Rows("roofline", "Roofline position", told.roofline),
-        Rows("advice", "What would make it better, predicted again", told.advice),
-        Rows("nearest", "Nearest measured points", nearest, links={"collection": "address"},
-             caption="The collection opens its scores on held-out groups."),
-        Rows("kernel", "The analytic kernel behind the parts", [told.kernel], open=False),
-    ]  # fmt: skip
-    return [b for b in blocks if b.rows]
-
-
-def _collection(told: Explanation, row: Mapping[str, Any]) -> str:
-    p = told.prediction
-    dtype = getattr(p.op, "dtype", "")
-    return f"/accuracy?hardware={p.hardware.base_name}&dtype={dtype}" if row["collection"] else ""
 
 
 # ------------------------------------------------------------------------------------ ranking
@@ -263,7 +168,7 @@ def tune_view(q: TuneQuestion, *, model: str | Path | None = None) -> View:
         op_of(q), resolve(q.on), objective=q.objective, kernel=kernel, model=model, level=q.level
     )
     rows = found.top(q.top)
-    document = found.to_dict() | {"shown": min(q.top, len(found)), "rows": rows}
+    document = found.to_dict() | {"rows": rows}
     best = found.best
     items = [
         Fact("fastest" if q.objective == "time" else "best", _config_text(best), found.kernel),
@@ -274,7 +179,8 @@ def tune_view(q: TuneQuestion, *, model: str | Path | None = None) -> View:
     ]  # fmt: skip
     blocks = (
         Facts(tuple(items)),
-        _fastest_cheapest(found),
+        fastest_cheapest_figure(found),
+        ranking_figure(found),
         Rows("ranking", f"The best {len(rows)} of {len(found)}", rows),
         Words(tuple(found.notes), title="What the ranking is worth", listed=True),
     )
@@ -303,39 +209,3 @@ def _config_text(row: Mapping[str, Any]) -> str:
     if tiles:
         return "×".join(tiles)
     return " ".join(f"{n} {row[n]}" for n in row if n in CONFIG_COLUMNS and n != "kernel")
-
-
-def _fastest_cheapest(found: Any) -> Figure:
-    """Time against energy of the leading configurations, the fastest and the cheapest named."""
-    title = "Fastest against cheapest in joules"
-    table = found.table
-    time, energy = (np.asarray(table[n], float) for n in ("time_s", "energy_j"))
-    good = np.flatnonzero(np.isfinite(time) & np.isfinite(energy))
-    if not len(good):
-        reason = "the energy of no configuration is known on this device"
-        return Figure("fastest_cheapest", title, f"Not shown: {reason}.",
-                      (Panel(title, reason=reason),))  # fmt: skip
-    fastest, cheapest = good[np.argmin(time[good])], good[np.argmin(energy[good])]
-    shown = np.unique(np.concatenate([good[:_MOST_POINTS], [fastest, cheapest]]))
-    x, x_unit = scaled(time[shown], "time")
-    y, y_unit = scaled(energy[shown], "energy")
-    rows = [{k: c[i] for k, c in table.items()} for i in shown]
-    hover = [_words(r, found.fixed) for r in rows]
-    named = [("fastest", fastest), ("cheapest", cheapest)]
-    if fastest == cheapest:
-        named = [("fastest and cheapest", fastest)]
-    marks = [
-        Series(name, [x[int(np.searchsorted(shown, at))]], [y[int(np.searchsorted(shown, at))]],
-               labels=[name], hover=[hover[int(np.searchsorted(shown, at))]])
-        for name, at in named
-    ]  # fmt: skip
-    panel = Panel(f"{len(shown)} of {len(found)} configurations", Axis("time", x_unit),
-                  Axis("energy", y_unit),
-                  (Series("configurations", x, y, hover=hover), *marks))  # fmt: skip
-    return Figure("fastest_cheapest", title, "Lower left is better in both.", (panel,))
-
-
-def _words(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> str:
-    from ..store import CONFIG_COLUMNS
-
-    return ", ".join(f"{k} {v}" for k, v in {**row, **fixed}.items() if k in CONFIG_COLUMNS)

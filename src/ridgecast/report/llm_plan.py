@@ -52,6 +52,20 @@ def plan_view(q: PlanQuestion, *, model: object = None) -> View:
         objective=q.objective,
     )  # fmt: skip
     doc = plain(plan.to_dict())
+    blocks = plan_blocks(plan, doc, across=q.across, tpot=q.tpot)
+    return View(
+        q.page, f"Serving plan of {q.model}", tuple(blocks), lead=_lead(q, doc), answer=doc,
+        command=q.command(), python=q.python(), address=q.address(),
+    )  # fmt: skip
+
+
+def plan_blocks(
+    plan: ServingPlan, doc: Mapping[str, Any], *, across: str = "tpot", tpot: float | None = None
+) -> list[Block]:
+    """Blocks of a plan and its document: the best, those that none beats, why others fail.
+
+    `across` is what the figure shows across (tpot or interactivity), `tpot` the limit on it [s].
+    """
     best, front = doc["best"], doc["front"]
     blocks: list[Block] = []
     if best is None:
@@ -59,8 +73,8 @@ def plan_view(q: PlanQuestion, *, model: object = None) -> View:
                              "and formats. The table says how near each came.",),
                             tone="warning"))  # fmt: skip
     else:
-        blocks += [Words((_sentence(q, best),), tone="lead"), _facts(best)]
-    blocks.append(_pareto(q, plan))
+        blocks += [Words((_sentence(best),), tone="lead"), _facts(best)]
+    blocks.append(_pareto(plan, across=across, limit=tpot))
     if front:
         step = -(-len(front) // _SHOWN)
         rows = [_row(r) for r in front[::step]]
@@ -74,10 +88,7 @@ def plan_view(q: PlanQuestion, *, model: object = None) -> View:
                     for r in doc["rejected"]]  # fmt: skip
         blocks.append(Rows("rejected", f"{len(rejected)} options that fail", rejected,
                            open=best is None))  # fmt: skip
-    return View(
-        q.page, f"Serving plan of {q.model}", tuple(blocks), lead=_lead(q, doc), answer=doc,
-        command=q.command(), python=q.python(), address=q.address(),
-    )  # fmt: skip
+    return blocks
 
 
 def _lead(q: PlanQuestion, doc: Mapping[str, Any]) -> str:
@@ -101,11 +112,10 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"option": option_name(row), "engine": row["engine"], **row, **whole}
 
 
-def _sentence(q: PlanQuestion, best: Mapping[str, Any]) -> str:
+def _sentence(best: Mapping[str, Any]) -> str:
     cost = best["cost_usd_per_h"]
     paid = f" for {format_number(cost)} USD/h" if cost is not None else ""
-    carried = f" carry {q.request_rate:g} requests/s" if q.request_rate is not None else ""
-    return (f"{_name(best)} ({best['devices']:.0f} devices){carried}{paid}, "
+    return (f"{_name(best)} ({best['devices']:.0f} devices){paid}, "
             f"{best['batch']:.0f} requests in flight on each replica.")  # fmt: skip
 
 
@@ -130,9 +140,9 @@ def _facts(best: Mapping[str, Any]) -> Facts:
     ))  # fmt: skip
 
 
-def _pareto(q: PlanQuestion, plan: ServingPlan) -> Figure:
+def _pareto(plan: ServingPlan, *, across: str, limit: float | None) -> Figure:
     """Draw throughput per GPU against time per token: what was kept, its front, the best."""
-    fast = q.across == "interactivity"
+    fast = across == "interactivity"
     label, unit = ("tokens/s of a request", "") if fast else ("TPOT", "ms")
     title = "Throughput against " + ("interactivity" if fast else "TPOT")
     caption = (
@@ -163,8 +173,8 @@ def _pareto(q: PlanQuestion, plan: ServingPlan) -> Figure:
         told = hover[rows == plan.best].tolist()
         series.append(Series("best", x[[plan.best]], y[[plan.best]], "points", hover=told,
                              labels=[f"best by {plan.objective}"]))  # fmt: skip
-    if q.tpot is not None:
-        at = 1.0 / q.tpot if fast else q.tpot * 1e3
+    if limit is not None:
+        at = 1.0 / limit if fast else limit * 1e3
         series.append(Series("limit", [at, at], [y[rows].min(), y[rows].max()], "guide"))
     panel = Panel(title, Axis(label, unit, "log"), Axis("output tokens/s per GPU", "", "log"),
                   tuple(series))  # fmt: skip

@@ -19,7 +19,16 @@ from .questions import LlmQuestion
 from .scaled import scaled
 from .view import Block, Fact, Facts, Rows, View, Words, plain
 
-__all__ = ["DASH", "answered", "asked_of", "largest_parts", "llm_view", "scenario_from", "text_of"]
+__all__ = [
+    "DASH",
+    "answer_blocks",
+    "answered",
+    "asked_of",
+    "largest_parts",
+    "llm_view",
+    "scenario_from",
+    "text_of",
+]
 
 DASH = "–"  # where nothing is known
 _MOST_PARTS = 10  # of a pass that have a bar of their own
@@ -80,20 +89,31 @@ def llm_view(q: LlmQuestion, *, model: str | Path | None = None) -> View:
     usable = engine(q.engine).memory_share * doc["memory_capacity_bytes"]
     blocks: list[Block] = [
         Words((_sentence(q, doc, device.title),), tone="lead"),
+        *answer_blocks(doc, usable, q.engine),
+    ]
+    return View(
+        q.page, f"{q.model} on {doc['devices']} × {device.title}", tuple(blocks),
+        lead=_case(q, doc), answer=doc, command=q.command(), python=q.python(),
+        address=q.address(),
+    )  # fmt: skip
+
+
+def answer_blocks(doc: Mapping[str, Any], usable: float, engine: str) -> list[Block]:
+    """Blocks of a document of `llm`: numbers, memory by component, time by part, what to know.
+
+    `usable` are the bytes of a device that the engine, of this name, may use.
+    """
+    blocks: list[Block] = [
         *_warnings(doc),
         _facts(doc, usable),
-        _memory(doc, usable, q.engine),
+        _memory(doc, usable, engine),
         _phases(doc),
         _components(doc),
     ]
     blocks += [b for b in (_passes(doc), _basis(doc)) if b.rows]
     if doc["fits"] and doc["reasons"]:
         blocks.append(Words(tuple(doc["reasons"]), title="What else to know", listed=True))
-    return View(
-        q.page, f"{q.model} on {doc['devices']} × {device.title}", tuple(blocks),
-        lead=_case(q, doc), answer=doc, command=q.command(), python=q.python(),
-        address=q.address(),
-    )  # fmt: skip
+    return blocks
 
 
 def _layout_text(doc: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from ..errors import SpecError, unknown_name
+from ..richtext import is_number, text_of
 from ..units import dimension_of, format_field, heading_of
 from .figures import Figure
 from .glossary import definition
@@ -100,7 +101,7 @@ class Rows:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: `rows` as they are, `cells` as text for eyes."""
         names = self.shown
-        numeric = {n for n in names if any(_number(row.get(n)) for row in self.rows)}
+        numeric = {n for n in names if any(is_number(row.get(n)) for row in self.rows)}
         columns = [
             {"key": n, "heading": self.headings.get(n, heading_of(n).replace("_", " ")),
              "definition": definition(n), "numeric": n in numeric, "dimension": dimension_of(n)}
@@ -110,23 +111,10 @@ class Rows:
             "kind": "table", "name": self.name, "title": self.title, "caption": self.caption,
             "columns": columns, "group": self.group, "open": self.open,
             "rows": [plain(dict(row)) for row in self.rows],
-            "cells": [[_text(n, row.get(n)) for n in names] for row in self.rows],
+            "cells": [[text_of(n, row.get(n)) or "–" for n in names] for row in self.rows],
             "links": [[row.get(self.links[n]) if n in self.links else None for n in names]
                       for row in self.rows] if self.links else [],
         }  # fmt: skip
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(key: str, value: Any) -> str:
-    """Text of a cell; a dash where nothing is known."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(key, item) for item in value)
-    return format_field(key, value) or "–"
 
 
 @dataclass(frozen=True, slots=True)
