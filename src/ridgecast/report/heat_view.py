@@ -20,7 +20,7 @@ from ..predict import predict_table
 from ..units import format_field, key_values
 from .figures import Axis, Figure, Heat, Panel
 from .gemm_view import config_of, op_of
-from .questions import GemmQuestion, HeatQuestion
+from .questions import HeatQuestion
 from .scaled import scaled
 from .view import Rows, View, Words, plain
 
@@ -64,11 +64,13 @@ class _Knob:
     own: int | None
 
 
-def _knob(name: str, q: GemmQuestion, device: Hardware) -> _Knob:
+def _knob(axis: str, q: HeatQuestion, device: Hardware) -> _Knob:
+    name = getattr(q, axis)
     if name not in knobs_of(q.kernel):
         known = knobs_of(q.kernel)
-        raise SpecError(unknown_name(f"knob of kernel {q.kernel}", name, known,
-                                     f"Allowed: {', '.join(known)}."))  # fmt: skip
+        told = unknown_name(f"knob of kernel {q.kernel}", name, known,
+                            f"Allowed: {', '.join(known)}.")  # fmt: skip
+        raise SpecError(f"{axis}: {told}")
     if name in _SIZES:
         own = getattr(q, name)
         sizes = sorted({min(max(round(own * 2.0**i), 1), MAX_DIM) for i in _STEPS})
@@ -80,7 +82,7 @@ def _knob(name: str, q: GemmQuestion, device: Hardware) -> _Knob:
         return _Knob(name, tuple(values), tuple(map(str, values)), at)
     known = [c for c in _CHANGES if _can(device, name, c)]
     if not known:
-        raise SpecError(f"{name}: {device.name} states none to change; choose another knob")
+        raise SpecError(f"{axis}: {device.name} states no {name} to change; choose another knob")
     names = tuple(f"{c:+d} %" if c else "as is" for c in known)
     return _Knob(name, tuple(f"{c:+d}%" for c in known), names, known.index(0))
 
@@ -105,7 +107,7 @@ def heat_view(q: HeatQuestion, *, model: str | Path | None = None) -> View:
     device = resolve(q.on)
     changes = key_values(q.what_if, "what_if")
     device = device.what_if(changes) if changes else device
-    across, down = _knob(q.x, q, device), _knob(q.y, q, device)
+    across, down = _knob("x", q, device), _knob("y", q, device)
     rows, devices = [], {}
     for b in down.values:
         for a in across.values:

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, create_model
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from ..errors import RidgecastError
@@ -20,7 +21,7 @@ from ..report.page import ASSETS, asset
 from .answers import FORMATS, encode, table_bytes
 from .desk import Desk, Settings
 from .errors import Problems, problems_of, problems_of_fields
-from .guard import LOCAL, Guard
+from .guard import LOCAL, MOST_BODY, Guard
 from .names import choices
 from .pages import page_html
 from .sections import Page, Section, pages, sections
@@ -152,7 +153,10 @@ def _add_tables(app: FastAPI, desk: Desk) -> None:
         level: Annotated[float, Query(ge=0.5, le=0.99)] = 0.9,
         format: Literal["json", "csv", "parquet"] = "json",
     ) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:  # the guard stopped a body that gave no length
+            raise HTTPException(413, f"over {MOST_BODY} bytes") from None
         kind = request.headers.get("content-type", "")
 
         def make() -> bytes:
@@ -218,9 +222,11 @@ def _add_refusals(app: FastAPI) -> None:
 
     async def other(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        told = f"{request.url.path}: {error.detail}"
-        found = {"kind": "usage", "field": "path", "message": told,
-                 "cure": "GET /api/openapi.json lists what there is"}  # fmt: skip
+        field, cure = "path", "GET /api/openapi.json lists what there is"
+        if error.status_code == 413:
+            field, cure = "body", "split the table, or use `ridgecast predict --table FILE`"
+        told = f"{field}: {request.url.path}: {error.detail}"
+        found = {"kind": "usage", "field": field, "message": told, "cure": cure}
         return Response(encode({"errors": [found]}), error.status_code,
                         media_type="application/json", headers=error.headers)  # fmt: skip
 

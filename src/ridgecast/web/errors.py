@@ -24,7 +24,9 @@ _NO_ANSWER = (UnsupportedError, OutOfDomainError, NoDataError, InfeasibleError)
 _FIELD = re.compile(r"^([a-z_][a-z0-9_.]*(?:\[[^\]]*\])?):")
 _UNKNOWN = re.compile(r"^(?:.*?: )?unknown (?:field |parameter )?(?:of )?([a-z_ ]+?) '")
 _CURES = re.compile(r"(?:nearest: |need |allowed: |Allowed: |use |write |try |choose |ask |"
-                    r"give |List |run |measure )", re.IGNORECASE)  # fmt: skip
+                    r"give |list them|run |measure |say |add |shorten |split |send |"
+                    r"it multiplies )",
+                    re.IGNORECASE)  # fmt: skip
 _NAMED = {"hardware": "on", "device": "on", "model": "model", "format": "dtype", "dtype": "dtype",
           "technique": "technique", "kernel": "kernel", "engine": "engine"}  # fmt: skip
 
@@ -62,6 +64,8 @@ def _field(text: str, fields: Sequence[str]) -> str:
                      named.partition(".")[0]):  # fmt: skip
             if part in fields:
                 return part
+    if "dtype" in fields and " has no unit for " in text:
+        return "dtype"
     unknown = _UNKNOWN.match(text)
     if unknown:
         word = unknown.group(1).split()[-1]
