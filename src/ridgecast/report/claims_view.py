@@ -255,8 +255,8 @@ def _agreement(checked: Iterable[Checked]) -> Figure:
     series = []
     for verdict in VERDICTS:
         own = [(one, line) for one, line in lines if line.verdict == verdict]
-        if not own:
-            continue
+        if not own and verdict == NOT_MODELLED:
+            continue  # the others keep their place, and with it their colour
         ends = [_ends(line.recomputed) for _, line in own]
         hover = [f"{one.id}: {line.metric.replace('_', ' ')}; published "
                  f"{_value(line.published, line.unit)}, recomputed "

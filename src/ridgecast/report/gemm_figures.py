@@ -43,20 +43,30 @@ def roofline_figure(told: Explanation, row: Mapping[str, Any] | None) -> Figure:
         series.append(Series(name, x, y, "line"))
     factor = p.time / float(row["time_s"]) if row and row.get("time_s") else 1.0
     rates = [r["achieved_flops_per_s"] * factor / 1e12 for r in rows]
-    memory = next((r["arithmetic_intensity"] for r in rows if r["level"] == "memory"), 0.0)
-    near = [r["level"] == "unique bytes" and r["arithmetic_intensity"] < 2.0 * memory for r in rows]
+    labels = _apart([(str(r["level"]), r["arithmetic_intensity"]) for r in rows])
     hover = [f"{r['level']}: {100 * r['utilisation']:.1f} % of its roof, "
              f"{format_quantity(r['moved_bytes'], 'bytes')} moved" for r in rows]  # fmt: skip
     work = Series(
         "this work", [r["arithmetic_intensity"] for r in rows], rates, "points",
-        labels=["" if n else str(r["level"]) for n, r in zip(near, rows, strict=True)],
-        hover=hover,
+        labels=labels, hover=hover,
     )  # fmt: skip
     panel = Panel("", Axis("arithmetic intensity", "flop/B", "log"),
                   Axis("rate", "Tflop/s", "log"), (*series, work))  # fmt: skip
     caption = ("A point a memory level: operations per byte that cross it, at the predicted rate. "
                f"Roofs: {p.hardware.title}.")  # fmt: skip
     return Figure("roofline", "Roofline per memory level", caption, (panel,))
+
+
+def _apart(named: Sequence[tuple[str, float]]) -> list[str]:
+    """Labels of points at these places of a log axis, joined where they would overlap."""
+    out = [""] * len(named)
+    for i, (name, at) in enumerate(named):
+        near = next((j for j in range(i) if out[j] and at < 2 * named[j][1] < 4 * at), None)
+        if near is None:
+            out[i] = name
+        else:
+            out[near] += f", {name}"
+    return out
 
 
 def parts_figure(told: Explanation) -> Figure:

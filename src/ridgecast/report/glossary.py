@@ -9,7 +9,7 @@ from importlib.resources import files
 __all__ = ["definition", "glossary"]
 
 _BLOCK = re.compile(r":::\{glossary\}\n(.*?)\n:::", re.DOTALL)
-_UNIT = re.compile(r"_(s|bytes|j|w|hz|flops|per_s|share|usd)$")
+_UNIT = re.compile(r"_(j_s|flops_per_s|bytes_per_s|s|bytes|j|w|hz|flops|usd|share)$")
 _END = re.compile(r"_(low|high|least|most)$")
 
 

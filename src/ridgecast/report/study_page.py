@@ -217,7 +217,8 @@ def _predictability(result: StudyResult) -> list[Block]:
         Words(("Errors are |predicted / measured - 1| of rows that the fit never saw. What was "
                "held out decides what an error means:",)),
         Words(tuple(words), listed=True),
-        Rows("splits", "Time, by split", rows, _BRIEF, _HEADINGS, group="split"),
+        Rows("splits", "Time, by split", rows, _BRIEF, _HEADINGS, group="split",
+             strong=("model", "ridgecast")),
     ]  # fmt: skip
     ranked = [_ranking_row(name, r) for name, r in result.ranking.items() if r.get("shapes")]
     if ranked:
@@ -258,6 +259,7 @@ def _every_score(result: StudyResult) -> list[Block]:
         rows = [_score_row(s) for s in result.scores if s["target"] == target]
         title = f"{target.capitalize()}, {len(rows)} scores"
         blocks.append(Rows(f"scores_{target}", title, rows, headings=_HEADINGS, group="split",
+                           strong=("model", "ridgecast"),
                            open=False))  # fmt: skip
     return blocks
 

@@ -77,7 +77,8 @@ class Rows:
 
     `columns` chooses and orders the keys (by default all that hold something); `headings` renames
     them. `links` maps a key to the key of rows that holds the address behind its cells; that key is
-    not shown. `group` is a key: a rule parts rows that differ in it. `open` False folds the table.
+    not shown. `group` is a key: a rule parts rows that differ in it. Rows that hold the value of
+    `strong`, a key and a value, stand out. `open` False folds the table.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Rows:
     links: Mapping[str, str] = field(default_factory=dict[str, str])
     caption: str = ""
     group: str = ""
+    strong: tuple[str, Any] | None = None
     open: bool = True
 
     @property
@@ -110,6 +112,8 @@ class Rows:
         return {
             "kind": "table", "name": self.name, "title": self.title, "caption": self.caption,
             "columns": columns, "group": self.group, "open": self.open,
+            "strong": [i for i, row in enumerate(self.rows)
+                       if self.strong and row.get(self.strong[0]) == self.strong[1]],
             "rows": [plain(dict(row)) for row in self.rows],
             "cells": [[text_of(n, row.get(n)) or "–" for n in names] for row in self.rows],
             "links": [[row.get(self.links[n]) if n in self.links else None for n in names]

@@ -243,7 +243,7 @@
       const names = [...new Set(found.flatMap((row) => Object.keys(row)))].filter((n) => found.some((r) => r[n] !== null && r[n] !== ""));
       const text = (v) => (v === null || v === undefined || v === "" ? "–" : typeof v === "number" && !Number.isInteger(v) ? v.toPrecision(4) : String(v));
       const block = { kind: "table", name: "predictions", title: "Predictions", caption: found.length > 500 ? "The first 500 rows; downloads hold all." : "",
-        open: true, group: "", links: [], rows: found.slice(0, 500),
+        open: true, group: "", strong: [], links: [], rows: found.slice(0, 500),
         columns: names.map((n) => ({ key: n, heading: n, definition: "", numeric: found.some((r) => typeof r[n] === "number") })),
         cells: found.slice(0, 500).map((r) => names.map((n) => text(r[n]))) };
       section.querySelector(".answer").replaceChildren(make("div", { class: "blocks" }, ...ridgecast.blocks({ blocks: [block] })));

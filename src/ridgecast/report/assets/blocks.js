@@ -29,7 +29,7 @@
       const head = make("tr", {}, ...b.columns.map((c) =>
         make("th", { scope: "col", class: c.numeric ? "n" : null }, term(c.heading, c.definition))));
       const body = b.cells.map((cells, i) => make("tr",
-        { class: b.group && i && b.rows[i][b.group] !== b.rows[i - 1][b.group] ? "cut" : null },
+        { class: (b.group && i && b.rows[i][b.group] !== b.rows[i - 1][b.group] ? "cut " : "") + (b.strong.includes(i) ? "strong" : "") },
         ...cells.map((text, j) => {
           const link = b.links.length ? b.links[i][j] : null;
           return make("td", { class: b.columns[j].numeric ? "n" : null }, link ? make("a", { href: link }, text) : text);

@@ -22,7 +22,10 @@ const ridgecast = window.ridgecast || (window.ridgecast = {});
     if (axis.scale === "log" || axis.scale === "log2") {
       out.type = "log";
       out.exponentformat = "power";
-      if (axis.scale === "log2") out.dtick = Math.log10(2);
+      if (axis.scale === "log2") { // powers of two as plain numbers
+        const powers = Array.from({ length: 64 }, (_, i) => 2 ** (i - 20));
+        Object.assign(out, { tickvals: powers, ticktext: powers.map((v) => String(Number(v.toPrecision(6)))) });
+      }
     }
     if (axis.scale === "category") {
       Object.assign(out, { tickvals: axis.categories.map((_, i) => i), ticktext: axis.categories, showgrid: false, zeroline: false });
