@@ -58,12 +58,13 @@ def embedded(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def static_page(views: Sequence[View | Mapping[str, Any]], *, title: str = "") -> str:
+def static_page(views: Sequence[Any], *, title: str = "") -> str:
     """Return one HTML document that holds views, their data and the scripts that draw them.
 
-    A view may be given in its plain form. Nothing in it is loaded from elsewhere.
+    A view may be given in its plain form, or as it was stored. Nothing in it is loaded from
+    elsewhere.
     """
-    shown = [v.to_dict() if isinstance(v, View) else dict(v) for v in views]
+    shown = [dict(v) if isinstance(v, Mapping) else v.to_dict() for v in views]
     figures = [[b for b in v["blocks"] if b["kind"] == "figure"] for v in shown]
     tables = [{"figures": f} for f in figures]
     footers = dict.fromkeys(v["footer"] for v in shown if v.get("footer"))

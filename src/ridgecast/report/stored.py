@@ -15,11 +15,15 @@ from .view import Rows, View
 __all__ = ["StoredView", "stored_view"]
 
 
+_LATER: dict[str, Any] = {"strong": [], "links": []}  # of tables, which older files do not hold
+
+
 class StoredView:
     """A view that was written to a file, shown as it stands there."""
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
+        blocks = [_LATER | b if b["kind"] == "table" else b for b in document["blocks"]]
+        self.document = document | {"blocks": blocks}
         self.title = str(document.get("title", "report"))
 
     @property

@@ -6,6 +6,7 @@ Plain ASGI, so that nothing of a request is read before it is judged.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MOST_BODY = 5 * 2**20  # bytes of an upload
 _MOST_TARGET = 16_384  # bytes of a path and its query
+_HOST = re.compile(r"^(\[[0-9a-f:.]+\]|[^:@/\[\]]+)(?::[0-9]{0,5})?$")
 
 # the two inline styles that Plotly sets: an empty element, which it fills by rule, and the crisp
 # edges of heat maps; nothing else inline is allowed
@@ -42,13 +44,11 @@ HEADERS = (
 def host_name(value: str) -> str:
     """Name in a Host header, lower case, without the port.
 
-    >>> host_name("LocalHost:8080"), host_name("[::1]:80"), host_name("evil.example")
-    ('localhost', '[::1]', 'evil.example')
+    >>> host_name("LocalHost:8080"), host_name("[::1]:80"), host_name("[::1].evil.example")
+    ('localhost', '[::1]', '')
     """
-    text = value.strip().lower()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0]
+    match = _HOST.match(value.strip().lower())
+    return match.group(1) if match else ""
 
 
 class Guard:
@@ -81,18 +81,25 @@ class Guard:
                     "open the address that `ridgecast web` printed, or start it with "
                     "--allow-host NAME")  # fmt: skip
         for origin in headers.get(b"origin", []):
-            name = urlsplit(origin.decode("latin-1")).netloc
-            if host_name(name) not in self.hosts:
+            if _origin(origin) != asked.strip().lower():
                 return (403, "origin", f"got {origin.decode('latin-1')[:80]!r}, which is another "
                         "site", "ask from the page itself")  # fmt: skip
         target = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
         if target > _MOST_TARGET:
             return 414, "query", f"got {target} bytes, at most {_MOST_TARGET}", "ask for less"
         length = headers.get(b"content-length", [b"0"])[0]
-        if not length.isdigit() or int(length) > MOST_BODY:
+        if not length.isdigit() or len(length) > 12 or int(length) > MOST_BODY:
             return (413, "body", f"got {length.decode('latin-1')[:20]} bytes, at most {MOST_BODY}",
                     "split the table, or use `ridgecast predict --table FILE`")  # fmt: skip
         return None
+
+
+def _origin(value: bytes) -> str:
+    """Host and port of an Origin header; nothing where it is none."""
+    try:
+        return urlsplit(value.decode("latin-1")).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _counted(receive: Receive) -> Receive:
