@@ -61,11 +61,14 @@ def test_kept_points_say_what_the_cards_say(rows):
 
 
 def test_recomputed_scores_agree_with_the_cards(rows):
-    """What was fitted again is what ships; two models keep an older recipe (see ship_models)."""
+    """What was fitted again is what ships; a few models keep an older recipe, and lie close."""
     found = [(r, p) for r in rows if (p := kept(r))]
-    off = {f"{r['hardware']} {r['dtype']}" for r, p in found if not agrees(p.mape, r["mape"])}
-    assert off <= {"arc_b60 bf16", "b300_sxm nvfp4"}
+    off = [(r, p) for r, p in found if not agrees(p.mape, r["mape"])]
+    assert len(off) <= 0.08 * len(found)
+    assert all(p.mape == pytest.approx(r["mape"], rel=0.05) for r, p in off)
     assert all(p.rows == r["rows"] for r, p in found if r["rows"])
+    caption = accuracy_view(AccuracyQuestion()).figures["parity_time"].caption
+    assert all(f"{100 * p.mape:.2f} %" in caption for r, p in off if r["target"] == "time")
 
 
 def test_files_are_small_and_name_source_and_licence():
