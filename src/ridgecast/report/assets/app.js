@@ -15,6 +15,7 @@
 
   // ------------------------------------------------------------------------------ the question
   function gather() {
+    if (form.hidden) return [...new URLSearchParams(window.location.search)]; // a page without a form
     const pairs = [];
     const lists = new Map();
     for (const field of form.elements) {

@@ -20,7 +20,7 @@
 
   const drawn = {
     facts: (b) => make("dl", { class: "facts" }, ...b.items.map((f) => make("div", {},
-      make("dt", {}, term(f.label, f.definition)), make("dd", { class: f.text.length > 11 ? "long" : null }, f.text),
+      make("dt", {}, term(f.label, f.definition)), make("dd", { class: f.text.length > 10 ? "long" : null }, f.text),
       f.note ? make("dd", { class: "note" }, f.note) : null))),
     words: (b) => make("div", { class: `words ${b.tone}` }, b.title ? make("h3", {}, b.title) : null,
       ...(b.listed ? [make("ul", {}, ...b.texts.map((t) => make("li", {}, t)))] : b.texts.map((t) => make("p", {}, t)))),

@@ -125,9 +125,10 @@ const ridgecast = window.ridgecast || (window.ridgecast = {});
   }
 
   function chart(panel, colours) {
-    const shades = coloursOf(panel.series);
-    const traces = panel.series.map((s, i) =>
-      s.style === "bars" || s.style === "stack" ? bars(s, shades[i], panel) : points(s, shades[i], panel.series.slice(0, i).filter((o) => o.style === "points").length, panel));
+    const series = panel.series.map((s) => ({ x: [], y: [], ...s })); // what is empty is left out
+    const shades = coloursOf(series);
+    const traces = series.map((s, i) =>
+      s.style === "bars" || s.style === "stack" ? bars(s, shades[i], panel) : points(s, shades[i], series.slice(0, i).filter((o) => o.style === "points").length, panel));
     const layout = { xaxis: axisOf(panel.x, colours), yaxis: axisOf(panel.y, colours) };
     if (panel.horizontal) layout.yaxis.autorange = "reversed";
     const stacked = panel.series.some((s) => s.style === "stack");
