@@ -85,7 +85,7 @@ def wrong_fields(
     found = []
     for error in errors:
         place = [str(p) for p in error["loc"] if p not in ("query", "body", "path")]
-        field = place[0] if place else "question"
+        field = (place[0] if place else "question") or "''"
         got = repr(error.get("input"))
         shown = got if len(got) <= 80 else got[:77] + "..."
         need = str(error["msg"]).removeprefix("Value error, ")

@@ -108,7 +108,8 @@ def _request(question: type[BaseModel]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         "format": (Format, Field("json", description="Form of the answer: the whole view as json "
                                  "or html (one page to send on), a table as csv or parquet.")),
-        "table": (str, Field("", max_length=64, description="Name of a table of the view; by "
+        "table": (str, Field("", max_length=64, pattern="^[A-Za-z0-9_-]*$",
+                            description="Name of a table of the view; by "
                              "default the whole view, or its first table.")),
     }  # fmt: skip
     return create_model(f"{question.__name__}Request", __base__=question, **fields)

@@ -20,6 +20,7 @@ from ..report.questions import wrong_fields
 
 __all__ = ["Problem", "Problems", "problems_of", "problems_of_fields"]
 
+_MOST = 20  # problems of one request
 _NO_ANSWER = (UnsupportedError, OutOfDomainError, NoDataError, InfeasibleError)
 _FIELD = re.compile(r"^([a-z_][a-z0-9_.]*(?:\[[^\]]*\])?):")
 _UNKNOWN = re.compile(r"^(?:.*?: )?unknown (?:field |parameter )?(?:of )?([a-z_ ]+?) '")
@@ -83,7 +84,7 @@ def _cure(text: str) -> str:
 def problems_of_fields(
     errors: Sequence[Mapping[str, Any]], fields: Sequence[str]
 ) -> dict[str, Any]:
-    """Document of what validation found wrong, a problem a field."""
+    """Document of what validation found wrong, a problem a field; of many the first ones."""
     found = [Problem(kind="usage", field=field, message=message, cure=cure).model_dump()
-             for field, message, cure in wrong_fields(errors, fields)]  # fmt: skip
+             for field, message, cure in wrong_fields(errors[:_MOST], fields)]  # fmt: skip
     return {"errors": found}
