@@ -482,6 +482,8 @@ def test_doctor_rows_are_reasons_not_crashes(board):
 
 
 def test_doctor_advises_on_what_disturbs():
-    host = {"governor": "powersave", "load": 4.0, "cores": 4, "out": "x", "writable": True}
+    host = {"governor": "powersave", "load": 4.0, "cores": 4, "out": "x", "writable": True,
+            "chromium": None}  # fmt: skip
     lines = doctor._advice({"providers": [], "meters": [], "machine": host | {"free_bytes": 1e6}})
-    assert [line.split()[0] for line in lines] == ["CPU", "load", "x"]
+    assert [line.split()[0] for line in lines] == ["CPU", "load", "no", "x"]
+    assert "apt-get install chromium" in lines[2]
