@@ -14,6 +14,7 @@ from .desk import Settings
 
 __all__ = ["serve"]
 
+_WAITING = 512  # connections
 _EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -60,7 +61,7 @@ def serve(
 
 
 def _bound(host: str, port: int) -> Any:
-    """Socket at an address. Raises SpecError where it is taken or is not this machine's."""
+    """Listen at an address. Raises SpecError where it is taken or is not this machine's."""
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -69,6 +70,7 @@ def _bound(host: str, port: int) -> Any:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen(_WAITING)  # before the address is told: who comes early waits
     except OSError as error:
         found.close()
         raise SpecError(
