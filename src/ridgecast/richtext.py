@@ -92,6 +92,8 @@ def is_number(value: Any) -> bool:
 
 def text_of(key: str, value: Any) -> str:
     """Text of a cell for eyes, by the unit that its key carries; "" where nothing is known."""
+    if value is None or isinstance(value, str):
+        return value or ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

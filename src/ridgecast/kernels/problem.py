@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +76,19 @@ def _sizes(name: str, values: npt.ArrayLike) -> FloatArray:
     return array
 
 
+def _widths(like: Gemm) -> dict[str, Any]:
+    """Bytes per element and the multiplier's format of GEMMs like one."""
+    out = like.out_format.bytes_of(1.0)
+    return {
+        "a_size": like.a_format.bytes_of(1.0), "b_size": like.b_format.bytes_of(1.0),
+        "out_size": out, "c_size": out if like.beta != 0.0 else 0.0,
+        "epilogue_bytes": like.epilogue_bytes, "dtype": like.a_format.compute,
+    }  # fmt: skip
+
+
 @lru_cache(maxsize=256)
-def _like(dtype: str, beta: float, out_dtype: str) -> Gemm:
-    return Gemm(1, 1, 1, dtype=dtype, beta=beta, out_dtype=out_dtype)
+def _named_widths(dtype: str, beta: float, out_dtype: str) -> dict[str, Any]:
+    return _widths(Gemm(1, 1, 1, dtype=dtype, beta=beta, out_dtype=out_dtype))
 
 
 def problem(
@@ -98,20 +109,12 @@ def problem(
     array([176., 224.])
     """
     if isinstance(m, Gemm):
-        like = m
-        m, n, k, batch = like.m, like.n, like.k, like.batch
+        widths = _widths(m)
+        m, n, k, batch = m.m, m.n, m.k, m.batch
     else:
-        like = _like(dtype, beta, out_dtype)
+        widths = _named_widths(dtype, beta, out_dtype)
     sizes = [_sizes(name, v) for name, v in zip("mnk", (m, n, k), strict=True)]
     sizes.append(_sizes("batch", batch))
-    arrays = np.broadcast_arrays(*sizes)
-    out = like.out_format.bytes_of(1.0)
-    return Problem(
-        arrays[0], arrays[1], arrays[2], arrays[3],
-        a_size=like.a_format.bytes_of(1.0),
-        b_size=like.b_format.bytes_of(1.0),
-        out_size=out,
-        c_size=out if like.beta != 0.0 else 0.0,
-        epilogue_bytes=like.epilogue_bytes,
-        dtype=like.a_format.compute,
-    )  # fmt: skip
+    alike = all(x.shape == sizes[0].shape for x in sizes)
+    arrays = sizes if alike else np.broadcast_arrays(*sizes)
+    return Problem(arrays[0], arrays[1], arrays[2], arrays[3], **widths)

@@ -202,7 +202,8 @@ class _Asker:
         }
         known = {device.name: device for _, device in pairs}
         done = predict_table(table, model=self.model, level=self.level, hardware=known)
-        return [{k: _plain(v[i]) for k, v in done.items()} for i in range(len(rows))]
+        found = {k: v.tolist() for k, v in done.items() if k not in table}
+        return [{k: _plain(v[i]) for k, v in found.items()} for i in range(len(rows))]
 
 
 def _plain(value: Any) -> Any:
@@ -260,8 +261,10 @@ def _advice(op: Gemm, device: Hardware, base: Prediction, ask: _Asker) -> list[R
         tried.append((text, replace(op, m=2 * op.m), 2.0))
     bits = op.a_format.bits
     for name in _FORMATS if not (op.b_dtype or op.out_dtype) else ():
+        if name == op.dtype or not device.supports(name):
+            continue
         other = replace(op, dtype=name)
-        if name != op.dtype and device.supports(name) and other.a_format.bits <= bits:
+        if other.a_format.bits <= bits:
             tried.append((f"{name} operands, where the accuracy allows", other, 1.0))
     rows: list[Row] = []
     done = ask([(other, device) for _, other, _ in tried])
