@@ -86,10 +86,11 @@ def _add_section(app: FastAPI, desk: Desk, section: Section) -> None:
     async def answer(request: Any) -> Response:
         fields = section.question.model_fields
         question = section.question.model_validate({k: getattr(request, k) for k in fields})
-        body = await anyio.to_thread.run_sync(
-            desk.answer, section, question, request.format, request.table,
-            limiter=desk.lane(section),
-        )  # fmt: skip
+        asked = (section, question, request.format, request.table)
+        if section.instant:
+            body = desk.answer(*asked)
+        else:
+            body = await anyio.to_thread.run_sync(desk.answer, *asked, limiter=desk.lane(section))
         headers = {"cache-control": "no-store"}
         if request.format != "json":
             name = "-".join(filter(None, ("ridgecast", section.name, request.table)))

@@ -25,6 +25,7 @@ class Section:
 
     `controls` are fields of the question that stand at the section itself and not in the page's
     form. `slow` questions have a lane of their own; answers that change in time are not `kept`.
+    `instant` ones take milliseconds: less than a thread of their own would cost under load.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Section:
     controls: tuple[str, ...] = ()
     slow: bool = False
     kept: bool = True
+    instant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Page:
 
 
 def _of(
-    name: str, title: str, endpoint: str, *, controls: tuple[str, ...] = (), slow: bool = False
+    name: str, title: str, endpoint: str, *, controls: tuple[str, ...] = (), **pace: bool
 ) -> Section:
     """Section of a kind of view."""
     found = kind(name)
@@ -62,7 +64,7 @@ def _of(
     def view(q: Any, desk: Desk) -> View:
         return found.view(q, model=desk.settings.model)
 
-    return Section(name, title, endpoint, found.question, view, found.what, controls, slow)
+    return Section(name, title, endpoint, found.question, view, found.what, controls, **pace)
 
 
 def _claims(q: Any, desk: Desk) -> View:
@@ -85,7 +87,7 @@ def pages() -> Mapping[str, Page]:
     claims = kind("claims")
     every = (
         Page("gemm", "GEMM", (
-            _of("gemm", "GEMM bench", "/api/gemm"),
+            _of("gemm", "GEMM bench", "/api/gemm", instant=True),
             _of("heat", "Heat map", "/api/gemm/heat", controls=("y", "x", "show")),
             _of("tune", "Configurations", "/api/gemm/tune", controls=("objective", "top")),
         )),
