@@ -469,8 +469,9 @@ def test_scores_are_those_of_the_command(visit):
     visit.open("/accuracy")
     visit.choose("hardware", "h200_sxm")
     visit.choose("dtype", "bf16")
-    rows = [r for r in said(visit.commands("accuracy")[0])["rows"]
-            if (r["hardware"], r["dtype"]) == ("h200_sxm", "bf16") and r["bucket"] == "all"]  # fmt: skip
+    sought = {"hardware": "h200_sxm", "dtype": "bf16", "bucket": "all"}
+    every = said(visit.commands("accuracy")[0])["rows"]
+    rows = [r for r in every if part(r, **sought) == sought]
     heads = visit.page.locator("[data-table=scores] th").all_inner_texts()
     at = heads.index("MAPE")
     shown = sorted(row[at] for row in visit.cells("scores"))
