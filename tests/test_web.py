@@ -55,6 +55,7 @@ QUESTIONS = {
     "gemm": [{"m": "300", "against": "a100_sxm"}, {"what_if": ["clock=+10%", "sm_count=-20%"]},
              {"cache": "cold", "level": "0.8"}, {"on": "rtx_4070", "dtype": "fp32", "kernel":
               "tiled", "tile": "16"}],
+    "advice": [{"m": "300", "level": "0.8"}],
     "heat": [{"x": "k", "y": "memory.bandwidth", "show": "time"}],
     "tune": [{"m": "300", "on": "rtx_4070", "dtype": "fp32", "top": "5"}],
     "llm": [{"isl": "777", "technique": ["kivi", "marlin"]}, {"batch": "max", "tp": "4"}],

@@ -201,6 +201,7 @@ def explain(  # noqa: PLR0913, PLR0917
         ),
     ] = None,
     model: o.Model = None,
+    level: o.Level = 0.9,
     plot: o.Plot = None,
     trace: o.Trace = None,
     json: o.Json = False,
@@ -218,7 +219,9 @@ def explain(  # noqa: PLR0913, PLR0917
     device, model = _device(on, hardware, model)
     from ..predict.explain import explain as run
 
-    result = run(work, device, config=build_config(columns), model=model, what_if=changes)
+    result = run(
+        work, device, config=build_config(columns), model=model, what_if=changes, level=level
+    )
     if plot is not None:
         from ..report.result_views import explanation_view
 

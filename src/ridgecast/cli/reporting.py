@@ -20,8 +20,8 @@ def report(
         str,
         typer.Argument(
             metavar="KIND[,KIND...]|FOLDER",
-            help="gemm, heat, tune, llm, waterfall, limits, plan, claims, accuracy; or the folder "
-            "of a study or a campaign.",
+            help="gemm, advice, heat, tune, llm, waterfall, limits, plan, claims, accuracy; or the "
+            "folder of a study or a campaign.",
             show_default=False,
         ),
     ],

@@ -128,13 +128,14 @@ def explain(
     model: str | Path | None = None,
     what_if: Mapping[str, str | float] | None = None,
     level: float = 0.9,
+    advice: bool = True,
 ) -> Explanation:
     """Explain the prediction of one op on one device (a name, a TOML file or a Hardware).
 
     `config` is a kernel configuration, by default the vendor's library; `what_if` maps fields of
     the device to changes ("memory.bandwidth": "+20%"), each of which is predicted alone and, when
-    there are several, all together. Raises what `predict` raises, and SpecError for an unknown
-    field.
+    there are several, all together; `advice` False leaves that out, which takes most of the time.
+    Raises what `predict` raises, and SpecError for an unknown field.
 
     >>> import ridgecast as rc
     >>> e = rc.explain(rc.Gemm(4096, 4096, 4096), "h200_sxm", what_if={"clock": "+10%"})
@@ -167,7 +168,7 @@ def explain(
         sentence=_sentence(prediction, kernel, time),
         nearest=nearest,
         what_if=tuple(_what_if(op, prediction, devices, ask)),
-        advice=tuple(_advice(op, device, prediction, ask)),
+        advice=tuple(_advice(op, device, prediction, ask)) if advice else (),
         notes=tuple(text for text in (*_notes(prediction, scale, power), note) if text),
     )
 

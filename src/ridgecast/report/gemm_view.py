@@ -7,6 +7,7 @@ which of them stand on the page, in which figure, and what is said beside.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from .gemm_figures import (
     roofline_figure,
     what_if_figure,
 )
-from .questions import GemmQuestion, TuneQuestion
+from .questions import AdviceQuestion, GemmQuestion, TuneQuestion
 from .view import Block, Fact, Facts, Heading, Rows, View, Words, plain
 
-__all__ = ["config_of", "gemm_view", "op_of", "tune_view"]
+__all__ = ["advice_view", "config_of", "gemm_view", "op_of", "tune_view"]
 
 
 def op_of(q: GemmQuestion) -> Gemm:
@@ -59,8 +60,9 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
     work, columns, device = op_of(q), config_of(q), resolve(q.on)
     changes = key_values(q.what_if, "what_if")
     told = explaining.explain(
-        work, device, config=build_config(columns), model=model, what_if=changes, level=q.level
-    )
+        work, device, config=build_config(columns), model=model, what_if=changes, level=q.level,
+        advice=bool(changes),
+    )  # fmt: skip
     asked = columns | ({"cache": q.cache} if q.cache != "hot" else {})
     if q.cache == "hot":  # which is what was explained
         row = plain(_row(told.prediction, columns))
@@ -78,7 +80,7 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         for n, d in others.items()
     ]
     blocks += devices_blocks(beside) if others else []
-    blocks += explanation_tables(told)
+    blocks += explanation_tables(replace(told, advice=()))  # it has a view of its own
     notes = list(told.notes)
     if q.cache != "hot":
         notes.append("the parts of the time are those of a hot L2")
@@ -88,6 +90,29 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         "gemm", f"{work.m} × {work.n} × {work.k} {work.dtype} on {device.title}", tuple(blocks),
         lead=_lead(q, row), answer=answer, command=q.command(), python=q.python(),
         address=q.address(),
+    )  # fmt: skip
+
+
+def advice_view(q: AdviceQuestion, *, model: str | Path | None = None) -> View:
+    """Say what would make one multiplication better, predicted again.
+
+    Raises what `explain` raises.
+    """
+    told = explaining.explain(
+        op_of(q), resolve(q.on), config=build_config(config_of(q)), model=model,
+        what_if=key_values(q.what_if, "what_if"), level=q.level,
+    )  # fmt: skip
+    gain = f"{100 * explaining.LEAST_GAIN:g} %"
+    blocks: tuple[Block, ...] = (
+        Rows("advice", "Changes of the work, the best first", told.advice),
+    )
+    if not told.advice:
+        words = f"No padding, batching or format that was tried gains more than {gain}."
+        blocks = (Words((words,)),)
+    return View(
+        "gemm", "What would make it better", blocks,
+        lead=f"Paddings, twice the rows, other formats, predicted again; gains over {gain}.",
+        answer=told.to_dict(), command=q.command(), python=q.python(), address=q.address(),
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ __all__ = ["KINDS", "Kind", "kind"]
 KINDS: dict[str, tuple[str, str, str]] = {
     "gemm": ("questions:GemmQuestion", "gemm_view:gemm_view",
              "Predict and explain one multiplication, beside other devices and what-ifs."),
+    "advice": ("questions:AdviceQuestion", "gemm_view:advice_view",
+               "Changes of the work that would gain time, predicted again."),
     "heat": ("questions:HeatQuestion", "heat_view:heat_view",
              "Map it over two knobs: sizes, tiles, numbers of the device."),
     "tune": ("questions:TuneQuestion", "gemm_view:tune_view",

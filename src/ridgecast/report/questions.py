@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import SpecError, nearest
 from ..ops.gemm import MAX_DIM
 
-__all__ = ["SHORT", "GemmQuestion", "HeatQuestion", "LlmQuestion", "Name", "Question",
-           "TuneQuestion", "options_of", "question_of", "shown", "wrong_fields"]  # fmt: skip
+__all__ = ["SHORT", "AdviceQuestion", "GemmQuestion", "HeatQuestion", "LlmQuestion", "Name",
+           "Question", "TuneQuestion", "options_of", "question_of", "shown",
+           "wrong_fields"]  # fmt: skip
 
 Name = str
 SHORT = 64  # letters of a name
@@ -198,15 +199,15 @@ class GemmQuestion(Question):
                  "layout": self.layout if self.layout != "tn" else None}  # fmt: skip
         return ["gemm", f"{self.m}x{self.n}x{self.k}", *options_of(shared | extra)]
 
+    def _level(self) -> float | None:
+        return None if self.level == 0.9 else self.level
+
     def command(self) -> str:
         """`predict`, or `explain` where the device is changed."""
         words = ["ridgecast", "explain" if self.what_if else "predict", *self._work_words(),
                  *self._kernel_words()]  # fmt: skip
-        if self.what_if:
-            words += options_of({"what_if": self.what_if})
-        else:
-            words += options_of({"cache": self.cache if self.cache != "hot" else None,
-                               "level": self.level if self.level != 0.9 else None})  # fmt: skip
+        cold = None if self.what_if or self.cache == "hot" else self.cache
+        words += options_of({"what_if": self.what_if, "cache": cold, "level": self._level()})
         return shlex.join(words)
 
     def python(self) -> str:
@@ -235,6 +236,15 @@ class GemmQuestion(Question):
 _CONFIGS = {"tiled": "TiledConfig", "cutlass_simt": "SimtConfig",
             "cutlass_tensor": "TensorConfig", "clblast": "ClblastConfig"}  # fmt: skip
 _TILES = ("tile", "tile_m", "tile_n", "tile_k", "stages", "split_k")
+
+
+class AdviceQuestion(GemmQuestion):
+    """What would make the same work better."""
+
+    def command(self) -> str:
+        """`explain`, whatever is changed."""
+        words = ["ridgecast", "explain", *self._work_words(), *self._kernel_words()]
+        return shlex.join(words + options_of({"what_if": self.what_if, "level": self._level()}))
 
 
 class TuneQuestion(GemmQuestion):

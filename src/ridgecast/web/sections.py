@@ -88,6 +88,7 @@ def pages() -> Mapping[str, Page]:
     every = (
         Page("gemm", "GEMM", (
             _of("gemm", "GEMM bench", "/api/gemm", instant=True),
+            _of("advice", "What would make it better", "/api/gemm/advice"),
             _of("heat", "Heat map", "/api/gemm/heat", controls=("y", "x", "show")),
             _of("tune", "Configurations", "/api/gemm/tune", controls=("objective", "top")),
         )),
