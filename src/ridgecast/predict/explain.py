@@ -169,8 +169,28 @@ def explain(
         nearest=nearest,
         what_if=tuple(_what_if(op, prediction, devices, ask)),
         advice=tuple(_advice(op, device, prediction, ask)) if advice else (),
-        notes=tuple(text for text in (*_notes(prediction, scale, power), note) if text),
+        notes=tuple(
+            text
+            for text in (*_notes(prediction, scale, power), note, *_limits(prediction, what_if))
+            if text
+        ),
     )
+
+
+def _limits(prediction: Prediction, what_if: Mapping[str, Any] | None) -> list[str]:
+    """Say where an answer should be read with care: another power cap, a time at the bound."""
+    told = []
+    if "board_power" in (what_if or {}):
+        told.append(
+            "another power cap: the power of a busy board follows it, the time does not; how far "
+            "clocks, and time with them, give way is not modelled"
+        )
+    if prediction.basis == "transferred" and prediction.time < 1.01 * prediction.bound:
+        told.append(
+            "the utilisation carried over from other devices reaches the bound, which libraries "
+            "seldom do: read the upper end of the interval"
+        )
+    return told
 
 
 # ----------------------------------------------------------------------------- asking the predictor

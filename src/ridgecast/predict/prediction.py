@@ -73,8 +73,9 @@ class Prediction:
         from .explain import explain
 
         return explain(
-            self.op, self.hardware, config=self.config, model=self.model, what_if=what_if
-        )
+            self.op, self.hardware, config=self.config, model=self.model, what_if=what_if,
+            level=self.level,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         """Rich display in a notebook."""

@@ -68,12 +68,18 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
         row = plain(_row(told.prediction, columns))
     else:
         row = plain(predicted_row(work, device, asked, model=model, level=q.level))
-    blocks: list[Block] = [Words((told.sentence,), tone="lead"), _facts(row, q.level, work)]
+    blocks: list[Block] = [_facts(row, q.level, work)]
+    if q.cache == "hot":
+        blocks.insert(0, Words((told.sentence,), tone="lead"))
     if changes:
         turned = device.what_if(changes)
         changed = predicted_row(work, turned, asked, model=model, level=q.level)
         blocks += _changed(plain(changed), row, told, q)
-    blocks += [roofline_figure(told, row), parts_figure(told)]
+    blocks += _cautions(told)
+    if q.cache != "hot":
+        blocks += [Heading("With a hot L2, which is what can be explained"),
+                   Words((told.sentence,))]  # fmt: skip
+    blocks += [roofline_figure(told, None), parts_figure(told)]
     others = {n: resolve(n) for n in dict.fromkeys(q.against)}
     beside = [{"device": q.on, **row}] + [
         {"device": n, **plain(predicted_row(work, d, asked, model=model, level=q.level))}
@@ -81,16 +87,20 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
     ]
     blocks += devices_blocks(beside) if others else []
     blocks += explanation_tables(replace(told, advice=()))  # it has a view of its own
-    notes = list(told.notes)
-    if q.cache != "hot":
-        notes.append("the parts of the time are those of a hot L2")
-    blocks.append(Words(tuple(notes), title="What else to know", listed=True))
+    blocks.append(Words(told.notes, title="What else to know", listed=True))
     answer = told.to_dict() if changes else row
     return View(
         "gemm", f"{work.m} × {work.n} × {work.k} {work.dtype} on {device.title}", tuple(blocks),
         lead=_lead(q, row), answer=answer, command=q.command(), python=q.python(),
         address=q.address(),
     )  # fmt: skip
+
+
+def _cautions(told: Explanation) -> list[Block]:
+    """Pick what must not be overlooked: notes on a changed power cap, on a time at its bound."""
+    care = ("another power cap", "the utilisation carried over")
+    notes = tuple(text for text in told.notes if text.startswith(care))
+    return [Words(notes, tone="warning")] if notes else []
 
 
 def advice_view(q: AdviceQuestion, *, model: str | Path | None = None) -> View:
@@ -111,7 +121,8 @@ def advice_view(q: AdviceQuestion, *, model: str | Path | None = None) -> View:
         blocks = (Words((words,)),)
     return View(
         "gemm", "What would make it better", blocks,
-        lead=f"Paddings, twice the rows, other formats, predicted again; gains over {gain}.",
+        lead=f"Paddings, twice the rows, other formats, predicted again; gains over {gain}, on the "
+             "device as it is.",
         answer=told.to_dict(), command=q.command(), python=q.python(), address=q.address(),
     )  # fmt: skip
 
@@ -149,7 +160,7 @@ def _facts(row: Mapping[str, Any], level: float, work: Gemm) -> Facts:
         Fact("rate", format_quantity(rate, "flops_per_s"), f"{share:.1f} % of the bound's",
              "flops_per_s"),
         Fact("bound", format_quantity(row["bound_s"], "time"), "the speed of light: physics only"),
-        Fact("limiter", str(row["limiter"]), "what holds the time up"),
+        Fact("limiter", str(row["limiter"]), "what the bound waits for"),
         Fact("basis", str(row["basis"]), "rung of the ladder of trust"),
         Fact("memory", format_quantity(row["memory_bytes"], "bytes"), "resident while it runs"),
     ]  # fmt: skip
@@ -189,9 +200,9 @@ def tune_view(q: TuneQuestion, *, model: str | Path | None = None) -> View:
     Raises what `tune` raises.
     """
     kernel = None if q.kernel == "library" else q.kernel
-    found = tune(
-        op_of(q), resolve(q.on), objective=q.objective, kernel=kernel, model=model, level=q.level
-    )
+    changes = key_values(q.what_if, "what_if")
+    device = resolve(q.on).what_if(changes) if changes else resolve(q.on)
+    found = tune(op_of(q), device, objective=q.objective, kernel=kernel, model=model, level=q.level)
     rows = found.top(q.top)
     document = found.to_dict() | {"rows": rows}
     best = found.best
@@ -217,8 +228,11 @@ def tune_view(q: TuneQuestion, *, model: str | Path | None = None) -> View:
 
 def _tune_python(q: TuneQuestion, kernel: str | None) -> str:
     options = f", kernel={kernel!r}" if kernel else ""
+    options += f", level={q.level}" if q.level != 0.9 else ""
     work = f"rc.Gemm({q.m}, {q.n}, {q.k}, dtype={q.dtype!r})"
-    call = f"rc.tune({work}, {q.on!r}, objective={q.objective!r}{options})"
+    changes = key_values(q.what_if, "what_if")
+    on = f"rc.hardware({q.on!r}).what_if({changes!r})" if changes else repr(q.on)
+    call = f"rc.tune({work}, {on}, objective={q.objective!r}{options})"
     return f"import ridgecast as rc\n\nprint({call}.best)"
 
 

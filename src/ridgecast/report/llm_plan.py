@@ -100,7 +100,14 @@ def _lead(q: PlanQuestion, doc: Mapping[str, Any]) -> str:
     rate = f" at {q.request_rate:g} requests/s" if q.request_rate is not None else ""
     return (f"{doc['searched']} configurations searched, {doc['kept']} keep the limits "
             f"({limits + ', ' if limits else ''}{q.devices} devices); {q.isl} in / {q.osl} out"
-            f"{rate}; best by {q.objective}")  # fmt: skip
+            f"{rate}; best by {_goal(q.objective, doc['best'])}")  # fmt: skip
+
+
+def _goal(objective: str, best: Mapping[str, Any] | None) -> str:
+    """Say what the best is by: without a price, cost is counted in devices."""
+    cost = None if best is None else best["cost_usd_per_h"]
+    unknown = best is not None and (cost is None or cost != cost)  # noqa: PLR0124 - NaN
+    return "devices, for want of a price" if objective == "cost" and unknown else objective
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -115,7 +122,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _sentence(best: Mapping[str, Any]) -> str:
     cost = best["cost_usd_per_h"]
     paid = f" for {format_number(cost)} USD/h" if cost is not None else ""
-    return (f"{_name(best)} ({best['devices']:.0f} devices){paid}, "
+    many = "s" if best["devices"] != 1 else ""
+    return (f"{_name(best)} ({best['devices']:.0f} device{many}){paid}, "
             f"{best['batch']:.0f} requests in flight on each replica.")  # fmt: skip
 
 
@@ -171,8 +179,9 @@ def _pareto(plan: ServingPlan, *, across: str, limit: float | None) -> Figure:
     series.append(Series("front", line[:, 0], line[:, 1], "line"))
     if plan.best is not None:
         told = hover[rows == plan.best].tolist()
+        named = f"best by {_goal(plan.objective, plan.row(plan.best))}"
         series.append(Series("best", x[[plan.best]], y[[plan.best]], "points", hover=told,
-                             labels=[f"best by {plan.objective}"]))  # fmt: skip
+                             labels=[named]))  # fmt: skip
     if limit is not None:
         at = 1.0 / limit if fast else limit * 1e3
         series.append(Series("limit", [at, at], [y[rows].min(), y[rows].max()], "guide"))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import SpecError, nearest
 from ..ops.gemm import MAX_DIM
@@ -184,6 +184,14 @@ class GemmQuestion(Question):
     level: float = Field(0.9, ge=0.5, le=0.99, description="Share of cases that intervals cover.",
                          **shown("Interval", "number", "Machine"))  # fmt: skip
 
+    @model_validator(mode="after")
+    def _known_together(self) -> Self:
+        if self.cache != "hot" and self.what_if:
+            raise ValueError(
+                "cache: what-ifs are known for a hot L2 only; leave one of the two out"
+            )
+        return self
+
     @property
     def sizes(self) -> dict[str, int | None]:
         """Tile sizes as the command line's options name them."""
@@ -199,6 +207,11 @@ class GemmQuestion(Question):
                  "layout": self.layout if self.layout != "tn" else None}  # fmt: skip
         return ["gemm", f"{self.m}x{self.n}x{self.k}", *options_of(shared | extra)]
 
+    def _report(self, name: str) -> str:
+        fields = [f"{k}={_word(one)}" for k, v in self.asked().items()
+                  for one in (v if isinstance(v, list) else [v])]  # fmt: skip
+        return shlex.join(["ridgecast", "report", name, *fields])
+
     def _level(self) -> float | None:
         return None if self.level == 0.9 else self.level
 
@@ -206,12 +219,14 @@ class GemmQuestion(Question):
         """`predict`, or `explain` where the device is changed."""
         words = ["ridgecast", "explain" if self.what_if else "predict", *self._work_words(),
                  *self._kernel_words()]  # fmt: skip
-        cold = None if self.what_if or self.cache == "hot" else self.cache
+        cold = None if self.cache == "hot" else self.cache
         words += options_of({"what_if": self.what_if, "cache": cold, "level": self._level()})
         return shlex.join(words)
 
     def python(self) -> str:
-        """`rc.predict`, and `explain` with what-ifs."""
+        """`rc.predict`, and `explain` with what-ifs; nothing for a cold L2, which tables know."""
+        if self.cache != "hot":
+            return ""
         extra = "".join(f", {k}={v!r}" for k, v in (("batch", self.batch), ("layout", self.layout))
                         if v != type(self).model_fields[k].default)  # fmt: skip
         work = f"rc.Gemm({self.m}, {self.n}, {self.k}, dtype={self.dtype!r}{extra})"
@@ -257,7 +272,9 @@ class TuneQuestion(GemmQuestion):
                      **shown("Rows", "number", "Ranking"))  # fmt: skip
 
     def command(self) -> str:
-        """`tune`."""
+        """`tune`, or `report tune` for what that command cannot be told."""
+        if self.what_if or self.level != 0.9:
+            return self._report("tune")
         kernel = None if self.kernel == "library" else self.kernel
         words = ["ridgecast", "tune", *self._work_words()]
         return shlex.join(words + options_of({
@@ -277,9 +294,7 @@ class HeatQuestion(GemmQuestion):
 
     def command(self) -> str:
         """`report heat`: a map has no command of its own."""
-        fields = [f"{k}={_word(one)}" for k, v in self.asked().items()
-                  for one in (v if isinstance(v, list) else [v])]  # fmt: skip
-        return shlex.join(["ridgecast", "report", "heat", *fields])
+        return self._report("heat")
 
 
 class LlmQuestion(Question):

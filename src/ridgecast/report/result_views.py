@@ -73,7 +73,7 @@ def _predicted(told: Explanation, row: Mapping[str, Any] | None) -> Facts:
         note = f"{format_quantity(low, name)} to {format_quantity(high, name)}" if known else ""
         items.append(Fact(name, format_quantity(value, name), note or "unknown"))
     items += [Fact("bound", format_quantity(p.bound, "time"), "the speed of light: physics only"),
-              Fact("limiter", p.limiter, "what holds the time up"),
+              Fact("limiter", p.limiter, "what the bound waits for"),
               Fact("basis", p.basis, "rung of the ladder of trust")]  # fmt: skip
     return Facts(tuple(items))
 

@@ -184,7 +184,7 @@ def plan_serving(  # noqa: PLR0913 - what, where, under which limits, how
         found = with_pairs(found, network, traffic=traffic, prices=prices, devices=limits.devices,
                            tpot=limits.tpot)  # fmt: skip
     found = _scaled(found, traffic, space)
-    return _chosen(found, limits, objective, refused)
+    return _chosen(found, limits, objective, refused, each=traffic.request_rate is None)
 
 
 def _checked(space: Space) -> None:
@@ -355,9 +355,12 @@ def _price(name: str, space: Space) -> float:
 
 
 def _chosen(
-    found: Table, limits: Limits, objective: str, refused: list[dict[str, Any]]
+    found: Table, limits: Limits, objective: str, refused: list[dict[str, Any]], *, each: bool
 ) -> ServingPlan:
-    """Apply the limits, take the Pareto set and the best, and say why the others fell."""
+    """Apply the limits, take the Pareto set and the best, and say why the others fell.
+
+    `each`: no rate is asked, so that single replicas are compared per token.
+    """
     end = "_high_s" if limits.strict else "_s"
     checks: list[tuple[str, F64, float | None]] = [
         ("ttft", found[f"ttft{end}"], limits.ttft), ("tpot", found[f"tpot{end}"], limits.tpot),
@@ -383,7 +386,8 @@ def _chosen(
         front = rows[non_dominated(values)]
     best = None
     if len(rows):
-        keys = (found["ttft_s"][rows], found["tpot_s"][rows], per_token[rows], goal[rows])
+        goals = (goal[rows], per_token[rows]) if each else (per_token[rows], goal[rows])
+        keys = (found["ttft_s"][rows], found["tpot_s"][rows], *goals)
         best = int(rows[np.lexsort(keys)[0]])
     rejected = refused + _failures(found, kept, checks)
     return ServingPlan(found, kept, front, best, rejected, objective, len(kept) + len(refused))

@@ -113,4 +113,5 @@ def _sliders(changes: Sequence[str]) -> dict[str, Any]:
         if whole and -90 <= percent <= 300:
             left.pop(field, None)
         rows.append({"field": field, "label": label, "percent": percent})
-    return {"sliders": rows, "others": [f"{k}={v}" for k, v in left.items()]}
+    others = [text for text in changes if text.partition("=")[0] in left]
+    return {"sliders": rows, "others": others}

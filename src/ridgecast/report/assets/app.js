@@ -121,8 +121,18 @@
     }
   }
 
+  // number fields that are empty, or hold what is no number, where one is needed
+  const unreadable = () => [...form.elements].filter((f) => f.type === "number" && !f.disabled &&
+    (f.validity.badInput || (f.value === "" && f.dataset.default !== "")));
+
   let asked = null;
   function refresh() {
+    const wrong = unreadable();
+    if (wrong.length && sections.length) {
+      fail(sections[0], wrong.map((f) => ({ field: f.name, message: `${f.name}: needs a number`, cure: `as ${f.dataset.default || 1}` })));
+      asked = null;
+      return;
+    }
     const pairs = gather();
     const query = new URLSearchParams(pairs).toString();
     if (query === asked) return;
@@ -155,6 +165,10 @@
     const add = () => {
       const value = adding.value.trim();
       if (!value) return;
+      if ([...chosen.querySelectorAll("input")].some((i) => i.value === value)) {
+        adding.value = "";
+        return;
+      }
       const label = chip(box.dataset.name, value);
       chosen.append(label);
       removable(label);
@@ -275,12 +289,13 @@
   // --------------------------------------------------------------------------------- beginning
   const pairs = gather();
   asked = new URLSearchParams(pairs).toString();
+  const refused = document.querySelector(".problems .error") !== null; // what the address asked cannot be
   sections.forEach((section) => {
     const first = section.querySelector("script.first");
     if (first) {
       const view = JSON.parse(first.textContent);
       enliven(section, view, queryOf(section, pairs));
       if (view.pending) window.setTimeout(() => { if (shown.get(section) === view) ask(section, gather()); }, 1000);
-    } else if (section.hasAttribute("data-waiting")) ask(section, pairs);
+    } else if (section.hasAttribute("data-waiting") && !refused) ask(section, pairs);
   });
 })();

@@ -2,7 +2,7 @@
 "use strict";
 const ridgecast = window.ridgecast || (window.ridgecast = {});
 (() => {
-  const PALETTE = ["#2f7ed8", "#e07a2c", "#1fa37a", "#b4569c", "#c4a11c", "#7a869a"];
+  const PALETTE = ["#2f7ed8", "#e07a2c", "#1fa37a", "#b4569c", "#c4a11c", "#7a869a", "#8a5a3c", "#5fb7d4", "#d45b6a", "#93a83a"];
   const ORDERED = ["#2fb3c9", "#3f8fe0", "#6d74e0", "#a35fc4", "#d45689", "#e0673f", "#d99a1c", "#94a02c"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-down", "x", "cross", "star", "hexagon"];
 
@@ -68,6 +68,8 @@ const ridgecast = window.ridgecast || (window.ridgecast = {});
     return trace;
   }
 
+  const guides = (panel, s) => panel.series.filter((o) => o.style === "guide").indexOf(s);
+
   function points(s, colour, index, panel) {
     const guide = s.style === "guide";
     const line = s.style === "line" || s.style === "both" || guide;
@@ -81,7 +83,7 @@ const ridgecast = window.ridgecast || (window.ridgecast = {});
       hovertext: s.hover || undefined, hoverinfo: guide ? "name" : undefined,
       hovertemplate: guide ? undefined : (s.hover ? "%{hovertext}<br>" : "") + `${panel.x.label || "x"} %{x:.4~g}` +
         `<br>${panel.y.label || "y"} %{y:.4~g}<extra>${(s.name || "").replace(/</g, "&lt;")}</extra>`,
-      line: { color: colour, width: guide ? 1.2 : 2, dash: guide ? "dash" : "solid" },
+      line: { color: colour, width: guide ? 1.2 : 2, dash: guide ? ["dash", "dot", "dashdot"][guides(panel, s) % 3] : "solid" },
       marker: { color: colour, size: many ? 5 : 8, opacity: many ? 0.6 : 0.95, symbol: SYMBOLS[index % SYMBOLS.length] },
       error_y: guide ? undefined : whiskers(s, colour),
     };
