@@ -71,11 +71,11 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
     blocks: list[Block] = [_facts(row, q.level, work)]
     if q.cache == "hot":
         blocks.insert(0, Words((told.sentence,), tone="lead"))
+    blocks += _cautions(told)
     if changes:
         turned = device.what_if(changes)
         changed = predicted_row(work, turned, asked, model=model, level=q.level)
         blocks += _changed(plain(changed), row, told, q)
-    blocks += _cautions(told)
     if q.cache != "hot":
         blocks += [Heading("With a hot L2, which is what can be explained"),
                    Words((told.sentence,))]  # fmt: skip
