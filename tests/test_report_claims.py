@@ -16,7 +16,7 @@ from ridgecast.claims.recipes import RECIPES
 from ridgecast.cli.app import app
 from ridgecast.errors import SpecError
 from ridgecast.predict.observe import observing
-from ridgecast.report.claims_view import claim_view, claims_index, claims_page, claims_view
+from ridgecast.report.claims_view import claim_view, claims_page, claims_view
 from ridgecast.report.questions import GemmQuestion, LlmQuestion
 from ridgecast.report.questions_claims import ClaimsQuestion, works_asked
 
@@ -48,15 +48,12 @@ def test_the_answer_is_what_the_command_prints(q):
     json.dumps(plain, allow_nan=False)
 
 
-def test_the_index_recomputes_nothing(monkeypatch):
+def test_works_are_chosen_before_any_is_recomputed(monkeypatch):
     monkeypatch.setattr(evaluate, "recipe_of", None)
-    index = claims_index()
-    assert [row["id"] for row in index] == [entry.id for entry in works()]
-    kivi = next(row for row in index if row["id"] == "kivi")
-    assert (kivi["published"], kivi["address"]) == ("2.6 x", "/claims?work=kivi")
-    assert [r["id"] for r in claims_index(ClaimsQuestion(text="KIVI asymmetric"))] == ["kivi"]
+    assert [w.id for w in works_asked(ClaimsQuestion())] == [entry.id for entry in works()]
+    assert [w.id for w in works_asked(ClaimsQuestion(text="KIVI asymmetric"))] == ["kivi"]
     with pytest.raises(SpecError, match="moe"):
-        claims_index(ClaimsQuestion(domain="mae"))
+        works_asked(ClaimsQuestion(domain="mae"))
 
 
 def test_a_part_of_the_works_says_how_many_are_left_and_draws_its_own():

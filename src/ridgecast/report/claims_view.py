@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..claims import Checked, Line, Work, check_all
+from ..claims import Checked, Line, check_all
 from ..claims.asked import Recorded, record
-from ..claims.recipes import RECIPES
 from ..claims.verdict import CONTRADICTED, NOT_MODELLED, VERDICTS
 from ..errors import SpecError
 from ..units import format_number
@@ -20,7 +19,7 @@ from .figures import Axis, Figure, Panel, Series
 from .questions_claims import ClaimsQuestion, works_asked
 from .view import Block, Fact, Facts, Heading, Rows, View, Words
 
-__all__ = ["claim_view", "claims_index", "claims_page", "claims_view"]
+__all__ = ["claim_view", "claims_page", "claims_view"]
 
 _LIMITS = (
     "Recipes were written with the published figures in view, and where a work leaves sizes, "
@@ -33,26 +32,6 @@ _MEANINGS = {
     "contradicted": "neither; the reason is given",
     "not modelled": "cannot be recomputed here; the reason is given",
 }
-
-
-def claims_index(q: ClaimsQuestion | None = None) -> list[dict[str, Any]]:
-    """Works of the ledger as rows, at once: nothing is recomputed.
-
-    Each has id, title, domain, kind, fit, source, metric and published (the first figure as text,
-    "" without one), whether a recipe recomputes it, and the address of its own page.
-    """
-    return [_indexed(entry) for entry in works_asked(q or ClaimsQuestion())]
-
-
-def _indexed(entry: Work) -> dict[str, Any]:
-    first = entry.claims[0] if entry.claims else None
-    return {
-        "id": entry.id, "title": entry.title, "domain": entry.domain, "kind": entry.kind,
-        "fit": entry.fit, "source": entry.source,
-        "metric": first.metric if first else "",
-        "published": _value(first.value, first.unit) if first else "",
-        "recipe": entry.id in RECIPES, "address": ClaimsQuestion(work=entry.id).address(),
-    }  # fmt: skip
 
 
 def claims_view(checked: Sequence[Checked], *, q: ClaimsQuestion) -> View:

@@ -49,18 +49,14 @@ class ClaimsDesk:
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
 
-    def checked(self, *, wait: bool = False) -> list[Checked]:
-        """Works that are recomputed so far, in the ledger's order; with `wait`, all of them."""
+    def checked(self) -> list[Checked]:
+        """Works that are recomputed so far, in the ledger's order."""
         from ..claims import works
 
         with self._lock:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._run, name="claims", daemon=True)
                 self._worker.start()
-            worker = self._worker
-        if wait:
-            worker.join()
-        with self._lock:
             return [self._checked[w.id] for w in works() if w.id in self._checked]
 
     def _run(self) -> None:
