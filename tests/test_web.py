@@ -122,7 +122,12 @@ def web(tmp_path_factory):
 
 
 def waiting(checked):
-    return lambda desk, wait=True: checked(desk, wait=True)
+    def run(desk):
+        checked(desk)
+        desk._worker.join()
+        return checked(desk)
+
+    return run
 
 
 def path_of(section, asked, **more):
