@@ -9,10 +9,9 @@ with the card's and both are printed; where they differ by more than CLOSE of it
 What is there is skipped, so that a run stopped early goes on where it was. --check only compares
 the scores that the kept files hold with the cards.
 
-Order: library GEMMs in bf16; unseen groups of attention, MoE and collectives; CLBlast; other
-formats; operations on devices that nobody measured; other splits of operations. Not kept: points of
-power and energy, and of the prior, whose shipped scores a fit of today misses by up to 6 %. Takes
-about two hours on one core.
+Order: power and energy; library GEMMs in bf16, and on devices that nobody measured; unseen groups
+of attention, MoE and collectives; CLBlast; other formats; operations on devices that nobody
+measured; other splits of operations. Takes about three hours on one core.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ship_models import SHIPPED, wanted
+from ship_models import SHIPPED, taught, wanted
 from ship_operators import DATA, FOLDERS, KEPT, PACKAGE, files_of, files_of_package
 
 from ridgecast.hardware import get
@@ -46,6 +45,8 @@ from ridgecast.predict.operator_train import (
     pooled_held_out,
 )
 from ridgecast.predict.parity import FILE, agrees, sample, save_parity
+from ridgecast.predict.power_fit import fit_power
+from ridgecast.predict.prior import SPLIT_OF, fit_prior
 from ridgecast.predict.scores import scored_splits
 from ridgecast.predict.time_model import cross_validate
 from ridgecast.predict.train import _THREADS, _jobs
@@ -75,9 +76,10 @@ class Work:
     arguments: tuple[Any, ...]
 
 
-def label(line: dict[str, Any]) -> tuple[str, str]:
+def label(line: dict[str, Any]) -> tuple[str, ...]:
     """Tell samples of one folder apart."""
-    return (line["split"], line.get("hardware", ""))
+    names = ("target", "hardware", "dtype")
+    return (line["split"], *(line.get(name, "") for name in names))
 
 
 def gemm(job: Any, options: FitOptions) -> Samples:
@@ -118,6 +120,16 @@ def pooled(op: str) -> Samples:
         sample(pooled_held_out(rows, device_of == i, op, 0), split="unseen_device", hardware=name)
         for i, name in enumerate(parts)
     ]
+
+
+def prior(tables: list[tuple[Any, ...]]) -> Samples:
+    """Held-out points of devices that the GEMM prior did not know."""
+    return list(fit_prior(tables).samples)
+
+
+def power(labels: list[str], bursts: list[str]) -> Samples:
+    """Held-out points of the power model."""
+    return list(fit_power(import_files(labels), burst=import_files(bursts)).samples)
 
 
 def gemm_works(index: dict[str, Any], jobs: list[Any]) -> Iterator[Work]:
@@ -177,8 +189,18 @@ def works(root: Path) -> Iterator[Work]:
     scores = scores_of(root)
     table = import_files("aiconfigurator-core")
     jobs, _ = _jobs(select(table, np.flatnonzero(wanted(table))))
+    paths = [DATA / name / "gemm" for name in ("h200_sxm", "b200_sxm")]  # the order of the fit
+    found = [[str(path / f"gemm-vllm-{version}.parquet") for path in paths]
+             for version in ("0.22.0", "0.24.0")]  # fmt: skip
+    if all(Path(path).exists() for part in found for path in part):
+        files = [str(Path(path).relative_to(DATA)) for part in found for path in part]
+        yield Work("power", scores["power"], AICONFIGURATOR, "Apache-2.0", files, power,
+                   tuple(found))  # fmt: skip
     gemms = list(gemm_works(index, jobs))
     yield from (w for w in gemms if "-bf16-" in w.folder)
+    files = sorted({name for job in jobs if job.dtype == "bf16" for name in job.files})
+    yield Work("prior", scores["prior"], AICONFIGURATOR, "Apache-2.0", files, prior,
+               (taught(jobs),))  # fmt: skip
     yield from operator_works(index, root, 0)
     path = DATA.parent / "kernel_tuner" / "gemm.parquet"
     if path.exists():
@@ -202,10 +224,29 @@ def scores_of(root: Path) -> dict[str, list[dict[str, Any]]]:
     found |= {line["folder"]: line["scores"] for line in index["operators"] if line["scores"]}
     for path in sorted(root.glob("operators/pooled-*/card.json")):
         found[f"operators/{path.parent.name}"] = json.loads(path.read_text())["scores"]
+    card = json.loads((root / "prior" / "card.json").read_text())
+    found["prior"] = [{**s, "split": SPLIT_OF[s["kept"]], "dtype": ""} for s in card["scores"]]
+    found["power"] = list(power_scores(json.loads((root / "power" / "card.json").read_text())))
     card = json.loads((root / "clblast_sgemm" / "card.json").read_text())
     found["clblast_sgemm"] = [{"split": "unseen_config", "hardware": name, **s}
                               for name, s in card["scores_unseen_kernel"].items()]  # fmt: skip
     return found
+
+
+def power_scores(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Scores of power and energy over all sizes, as the accuracy table has them."""
+    parts = (("power", "unseen_shape", "scores_crossed"),
+             ("power", "unseen_device", "scores_transferred"),
+             ("energy", "unseen_shape", "scores"))  # fmt: skip
+    for target, split, key in parts:
+        for name, score in card[key].items():
+            hardware, _, dtype = name.partition("/")
+            if " " in name:  # one size, or the mean over devices
+                continue
+            found = (
+                {n: score[f"energy_{n}"] for n in ("rows", "mape")} if key == "scores" else score
+            )
+            yield {**found, "target": target, "split": split, "hardware": hardware, "dtype": dtype}
 
 
 def kept(folder: Path) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from ridgecast.errors import NoDataError, OutOfDomainError, SpecError, Unsupport
 from ridgecast.hardware import get
 from ridgecast.ops.gemm import Gemm
 from ridgecast.predict.power import OVERSHOOT, Basis, PowerModel, gemm_work, load_power
-from ridgecast.predict.power_fit import fit_power
+from ridgecast.predict.power_fit import fit_power, save_power
 from ridgecast.store import canonical, concat, import_files, select
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "silicon"
@@ -200,6 +201,26 @@ def test_known_coefficients_are_recovered():
     assert got.flop["bf16"] == pytest.approx(1.3, rel=0.05)
     assert got.l2 == 0.0
     assert "scores" not in model.card and model.card["data"] == ["synthetic/a100_sxm"]
+    assert model.samples == ()
+
+
+def test_scores_keep_the_held_out_points_behind_them(tmp_path):
+    truth = Basis(0.15, 0.98, 0.6, 0.0, {"bf16": 1.3}, 0.7, 8.0)
+    table = synthetic("a100_sxm", truth)
+    model = fit_power(table, shapes=[(0.7, 8.0)])
+    save_power(model, tmp_path / "power")
+    kept = json.loads((tmp_path / "power" / "parity.json").read_text())["samples"]
+    assert [s["target"] for s in kept] == ["power", "energy"]
+    assert {s["split"] for s in kept} == {"unseen_shape"}
+    assert "scores_transferred" not in model.card, "one device tells nothing of another"
+    card = {"power": model.card["scores_crossed"], "energy": model.card["scores"]}
+    for target, unit, name in (("power", "w", "mape"), ("energy", "j", "energy_mape")):
+        s = next(s for s in kept if s["target"] == target)
+        assert s["mape"] == pytest.approx(card[target]["a100_sxm/bf16"][name], abs=6e-5)
+        low, mid, high = (np.array(s[f"{key}_{unit}"]) for key in ("low", "measured", "high"))
+        assert np.mean((low <= mid) & (mid <= high)) == pytest.approx(s["coverage"], abs=0.1)
+    # at the label's own time, energy is power times time
+    assert s["mape"] < 0.15
 
 
 def test_shape_is_chosen_by_the_data():

@@ -114,8 +114,10 @@ def _power(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
         yield row(part, target="power", **labels, **known, **floor)
         if "energy_covered_90" in other:
-            held = {"rows": other["rows"], "coverage": other["energy_covered_90"]}
-            yield row(held, target="energy", **labels, **floor)
+            errors = {n: other.get(f"energy_{n}") for n in ("mape", "median", "p90", "bias")}
+            held = {"rows": other.get("energy_rows", other["rows"]), **errors}
+            known = {"coverage": other["energy_covered_90"]}
+            yield row(held, target="energy", **labels, **known, **floor)
     for key, part in card.get("scores_transferred", {}).items():
         hardware, _, dtype = key.partition("/")
         if dtype and "mape" in part:

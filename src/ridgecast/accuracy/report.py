@@ -64,7 +64,9 @@ _NOTES = {
     "time_config": "`unseen_config`: whole compiled kernels held out on every device at once.",
     "power": "Labels are means of sensors that lag, and do not repeat: the label floor is that two "
     "collections of the same points differ by {least:.0%} to {most:.0%} (median).",
-    "energy": "Energy is power times time, and its labels are those of power.",
+    "energy": "Energy is power times time, and its labels are those of power times the time of the "
+    "sustained run that they were taken in. Predicted from the time of a short run of the same "
+    "point (another collection), with a random error of 5 % as a time model makes.",
 }
 
 

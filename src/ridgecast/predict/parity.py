@@ -31,19 +31,24 @@ FILE = "parity.json"
 FORMAT = 1
 MOST = 100
 """Points kept of a split."""
+_NAMES = ("measured", "predicted", "low", "high")
+# columns of a held-out table, in the order of _NAMES, by unit
 _COLUMNS = {
-    "measured_s": "truth_s", "predicted_s": "time_s", "low_s": "time_low_s", "high_s": "time_high_s"
-}  # fmt: skip
+    "s": ("truth_s", "time_s", "time_low_s", "time_high_s"),
+    "w": ("truth_w", "power_w", "power_low_w", "power_high_w"),
+    "j": ("truth_j", "energy_j", "energy_low_j", "energy_high_j"),
+}
 _PLACES = {"time_config": "clblast_sgemm", "power": "power", "energy": "power"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Sample of the held-out rows of one model and split; times in seconds, one a point.
+    """Sample of the held-out rows of one model and split, one value a point.
 
-    `low` and `high` are the ends of the 90 % interval, empty where none was made. `rows` is how
-    many held-out rows the sample stands for; `mape`, `median` and `coverage` (None without an
-    interval) are those of all of them, as scored when the sample was drawn.
+    `unit` is that of the values: "s" of time, "W" of power, "J" of energy. `low` and `high` are the
+    ends of the 90 % interval, empty where none was made. `rows` is how many held-out rows the
+    sample stands for; `mape`, `median` and `coverage` (None without an interval) are those of all
+    of them, as scored when the sample was drawn.
     """
 
     split: str
@@ -57,33 +62,34 @@ class Parity:
     coverage: float | None
     source: str
     licence: str
+    unit: str = "s"
 
 
 def sample(held: Mapping[str, npt.NDArray[Any]], seed: int = 0, **labels: Any) -> dict[str, Any]:
     """Draw at most MOST held-out rows, as plain values to 4 significant digits.
 
-    `held` has the columns of `scores.score_columns` [rows]. The rows are put in order of measured
-    time and cut into MOST equal parts; the seed picks one row of each. `labels` (split, and
-    hardware or dtype where a folder serves several) say whose rows they are.
+    `held` has the columns of `scores.score_columns` [rows], or truth_w, power_w, power_low_w and
+    power_high_w, or the same of energy in J; the ends may be missing. The rows are put in order of
+    the measured value and cut into MOST equal parts; the seed picks one row of each. `labels`
+    (split, and target, hardware or dtype where a folder serves several) say whose rows they are.
     """
-    held = {key: column for key, column in held.items() if key in _COLUMNS.values()}
-    held = {key: column for key, column in held.items() if np.isfinite(column).all()}
-    truth = held["truth_s"]
+    unit = next(unit for unit, names in _COLUMNS.items() if names[0] in held)
+    found = {key: held[name] for key, name in zip(_NAMES, _COLUMNS[unit], strict=True)
+             if name in held and np.isfinite(held[name]).all()}  # fmt: skip
+    truth = found["measured"]
     order = np.argsort(truth, kind="stable")
     edges = np.linspace(0, len(truth), min(MOST, len(truth)) + 1).astype(np.int64)
     at = order[np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
-    whole = score(truth, held["time_s"], held.get("time_low_s"), held.get("time_high_s"))
+    whole = score(truth, found["predicted"], found.get("low"), found.get("high"))
     kept = {key: whole[key] for key in ("rows", "mape", "median", "coverage") if key in whole}
-    points = {
-        key: [float(f"{v:.4g}") for v in held[name][at].tolist()]
-        for key, name in _COLUMNS.items() if name in held
-    }  # fmt: skip
+    points = {f"{key}_{unit}": [float(f"{v:.4g}") for v in column[at].tolist()]
+              for key, column in found.items()}  # fmt: skip
     return {**labels, **kept, **points}
 
 
 def agrees(mape: float, card: float) -> bool:
     """Whether a mean error is a card's, but for rounding and the order of additions."""
-    return abs(mape - card) <= max(3e-5, 5e-4 * card)
+    return abs(mape - card) <= max(5e-5, 5e-4 * card)
 
 
 def save_parity(
@@ -98,7 +104,7 @@ def save_parity(
         return (Path(folder) / FILE).unlink(missing_ok=True)
     head = {
         "format": FORMAT,
-        "what": "held-out points: measured, predicted, and the ends of the 90 % interval [s]",
+        "what": "held-out points: measured, predicted, and the ends of the 90 % interval",
         "source": source, "licence": licence, "files": list(files), "seed": seed,
     }  # fmt: skip
     lines = ",\n".join(json.dumps(dict(s), separators=(",", ":"), allow_nan=False) for s in samples)
@@ -169,11 +175,14 @@ def _read(path: Path, stamp: int) -> Mapping[str, Any]:
 
 def _parity(one: Mapping[str, Any], document: Mapping[str, Any], path: Path) -> Parity:
     try:
-        columns = {key: tuple(map(float, one.get(key, ()))) for key in _COLUMNS}
+        unit = next(unit for unit in _COLUMNS if f"{_NAMES[0]}_{unit}" in one)
+        columns = {key: tuple(map(float, one.get(f"{key}_{unit}", ()))) for key in _NAMES}
+        if not len(columns["measured"]) == len(columns["predicted"]):
+            raise ValueError("as many predicted as measured values")
         return Parity(
-            str(one["split"]), int(one["rows"]), columns["measured_s"], columns["predicted_s"],
-            columns["low_s"], columns["high_s"], one["mape"], one["median"], one.get("coverage"),
-            str(document["source"]), str(document["licence"]),
+            str(one["split"]), int(one["rows"]), **columns, mape=one["mape"], median=one["median"],
+            coverage=one.get("coverage"), source=str(document["source"]),
+            licence=str(document["licence"]), unit=unit if unit == "s" else unit.upper(),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, StopIteration, TypeError, ValueError) as error:
         raise SpecError(f"{path} is damaged ({error!r}); train the model again") from error

@@ -160,7 +160,8 @@ class PowerModel:
     `residuals` and `energy_residuals` hold, by "device/dtype" and for "transferred", signed log
     residuals: an array [time bin, demand bin, level, (low, high)]. `floors` is the shortest time
     [s] by device whose labels were used. `energy_factor` scales the combined half-width of an
-    energy interval. `card` is provenance: data, licence, split, seed, counts, scores.
+    energy interval. `card` is provenance: data, licence, split, seed, counts, scores. `samples` are
+    held-out points behind the scores, of a model that was just fitted (see `parity`).
     """
 
     devices: Mapping[str, Basis]
@@ -170,6 +171,7 @@ class PowerModel:
     floors: Mapping[str, float]
     energy_factor: float = 1.0
     card: Mapping[str, Any] = field(default_factory=dict)
+    samples: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def load(cls, path: Path | None = None) -> PowerModel:

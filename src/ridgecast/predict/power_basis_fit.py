@@ -17,7 +17,8 @@ from ..errors import NoDataError, SpecError
 from ..store import CONFIG_COLUMNS, Table, factorize, length, require_columns, select
 from .power import gemm_work
 from .power_basis import BYTE_LEVELS, PowerBasis
-from .power_fit import shape_folds, shape_pairs, signed_residuals
+from .power_calibrate import signed_residuals
+from .power_rows import shape_folds, shape_pairs
 from .scores import score
 
 __all__ = ["fit_basis", "repeat_floor"]

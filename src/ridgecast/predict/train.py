@@ -365,13 +365,12 @@ def _fit_others(table: Table, jobs: list[_Job], work: Path, seed: int) -> dict[s
         except RidgecastError as error:
             notes["clblast_sgemm"] = str(error)
     if (np.asarray(table["power_valid"], bool) & _usable(table)).sum() >= 100:
-        from .power_fit import fit_power
+        from .power_fit import fit_power, save_power
 
         try:
             # the table stays in file order: the fit needs to know what ran before each row
             power = fit_power(select(table, np.flatnonzero(_usable(table))), seed=seed)
-            (work / "power").mkdir()
-            power.save(work / "power" / "card.json")
+            save_power(power, work / "power")
             others.append("power")
         except RidgecastError as error:
             notes["power"] = str(error)

@@ -23,6 +23,7 @@ NO_POINTS = "no held-out points kept"
 _GROUP = {"time": "dtype", "time_operator": "op"}  # what a colour says, by target; else the device
 _BASES = (("derated roofline", "derated_mape"), ("label floor", "floor"))
 _GUIDES = (("87 %", 87.0), ("93 %", 93.0))
+_AXES = {"s": ("time", "µs", 1e6), "W": ("board power", "W", 1.0), "J": ("energy", "mJ", 1e3)}
 _FEW = 8  # models, up to which each has a colour of its own and its points say more
 _WITH_BARS = 2  # models, up to which points carry their intervals
 _MOST_MODELS = 40  # in one figure of coverage
@@ -170,7 +171,7 @@ def _parity(
     if found:
         caption = (
             f"{points:,} points, a sample of {stands:,} held-out rows of {len(found)} of "
-            f"{len(rows)} scores, drawn evenly over measured time; the line is where both agree."
+            f"{len(rows)} scores, drawn evenly over measured values; the line is where both agree."
         )
         if len(names) <= _WITH_BARS:
             caption += " Bars are the 90 % intervals."
@@ -203,15 +204,16 @@ def _parity_panel(
         return Panel(split, reason=NO_POINTS)
     step = math.ceil(sum(len(p.measured) for _, p in found) / _MOST_POINTS)
     of = {model_of(r): p for r, p in found}
+    quantity, unit, factor = _AXES[found[0][1].unit]
     series: list[Series] = []
     for group, rows in _grouped(target, [r for r, _ in found]).items():
         parts = [(names[model_of(r)], of[model_of(r)]) for r in rows]
-        x = [v for _, p in parts for v in _micro(p.measured[::step])]
-        y = [v for _, p in parts for v in _micro(p.predicted[::step])]
+        x = [v for _, p in parts for v in _scaled(p.measured[::step], factor)]
+        y = [v for _, p in parts for v in _scaled(p.predicted[::step], factor)]
         hover = [text for name, p in parts for text in [name] * len(p.measured[::step])]
         ends: dict[str, Any] = {}
         if len(names) <= _WITH_BARS and all(p.low for _, p in parts):
-            ends = {end: [v for _, p in parts for v in _micro(getattr(p, end)[::step])]
+            ends = {end: [v for _, p in parts for v in _scaled(getattr(p, end)[::step], factor)]
                     for end in ("low", "high")}  # fmt: skip
         series.append(Series(group, x, y, hover=hover, **ends))
     every = [v for s in series for v in (*s.x, *s.y)]
@@ -219,9 +221,11 @@ def _parity_panel(
     series.append(Series("equal", line, line, style="guide"))
     stands = sum(p.rows for _, p in found)
     shown = sum(len(s.x) for s in series[:-1])
-    return Panel(f"{split}: {shown} of {stands:,} rows", Axis("measured time", "µs", "log"),
-                 Axis("predicted time", "µs", "log"), tuple(series))  # fmt: skip
+    return Panel(
+        f"{split}: {shown} of {stands:,} rows", Axis(f"measured {quantity}", unit, "log"),
+        Axis(f"predicted {quantity}", unit, "log"), tuple(series),
+    )  # fmt: skip
 
 
-def _micro(seconds: Sequence[float]) -> list[float]:
-    return [float(f"{1e6 * v:.4g}") for v in seconds]
+def _scaled(values: Sequence[float], factor: float) -> list[float]:
+    return [float(f"{factor * v:.4g}") for v in values]
