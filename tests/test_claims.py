@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ridgecast.claims import Finding, NotModelled, Property, check, check_all, evaluate, work, works
-from ridgecast.claims.evaluate import judge, recipe_of
+from ridgecast.claims.evaluate import FAILED, judge, recipe_of
 from ridgecast.claims.ledger import Figure, Work
 from ridgecast.claims.recipes import RECIPES
 from ridgecast.claims.recipes.kit import gemm_work, reached, seconds, time_of, work_of
@@ -143,6 +143,9 @@ def test_a_recipe_that_refuses_stops_no_other(monkeypatch):
     first, second = check_all(["kivi", "vbench"])
     assert first.verdict == second.verdict == "not modelled"
     assert "import it first" in first.why and second.why == "no resource content"
+    monkeypatch.setattr(evaluate, "recipe_of", lambda name: lambda: 1 / 0)
+    (broken,) = check_all(["kivi"])
+    assert broken.verdict == "not modelled" and broken.why.startswith(FAILED)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,7 @@ def test_every_recipe_belongs_to_a_work_and_loads():
 def test_every_recipe_answers(checked):
     for name, found in checked.items():
         if found.verdict == "not modelled":
-            assert found.why, name
+            assert found.why and not found.why.startswith(FAILED), name
         for line in found.figures:
             assert line.verdict in VERDICTS
             assert line.verdict == "not modelled" or line.at, (name, line.metric)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ridgecast.accuracy import run
 from ridgecast.accuracy.measured import measured_collections
+from ridgecast.cli.app import app
 from ridgecast.errors import SpecError
 from ridgecast.hardware import get
 from ridgecast.kernels.bound import bound
@@ -168,6 +171,11 @@ def test_the_answer_is_the_commands_document_filtered():
     scope = {}
     exec(part.python.rpartition("for r in rows")[0], scope)
     assert [dict(r) for r in scope["rows"]] == wanted
+    words = shlex.split(part.command)
+    done = CliRunner().invoke(app, [*words[1:], "--json"])
+    assert json.loads(done.stdout)["rows"] == wanted
+    two = run().only(hardware=["h200_sxm", "H100"], split="off_grid").rows
+    assert {r["hardware"] for r in two} == {"h200_sxm", "h100_sxm"}
 
 
 def test_filters_by_operation_take_its_kinds_and_unknown_names_are_refused():
@@ -215,3 +223,13 @@ def test_collections_are_the_cards_and_say_what_is_missing():
         assert row["rows"] or "not told apart" in row["reason"]
     by_op = {r["op"] for r in found if r["hardware"] == "gb200"}
     assert "attention, latent" in by_op and "moe, w4a8" in by_op
+
+
+def test_intervals_that_miss_their_point_are_drawn(tmp_path):
+    """An interval of other devices' errors need not hold the prediction."""
+    drawn = tmp_path / "parity.png"
+    done = CliRunner().invoke(
+        app, ["accuracy", "--on", "h100_sxm", "--op", "moe", "--plot", str(drawn)]
+    )
+    assert done.exit_code == 0, done.output
+    assert drawn.read_bytes()[:4] == b"\x89PNG"

@@ -38,6 +38,7 @@ def question_of(address, kind):
 @pytest.mark.parametrize(
     "q",
     [ClaimsQuestion(work="kivi"), ClaimsQuestion(domain="graph"),
+     ClaimsQuestion(text="asymmetric cache"),
      ClaimsQuestion(domain="convolution", verdict="contradicted")],
 )  # fmt: skip
 def test_the_answer_is_what_the_command_prints(q):

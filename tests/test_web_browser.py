@@ -182,6 +182,10 @@ def opened(request, browser, address):
     if request.param == "table":
         found.page.locator("#example").click()
         found.page.wait_for_selector("[data-table=predictions]")
+    if request.param == "claims":  # all of them are recomputed first
+        done = "() => !document.body.innerText.includes('not recomputed yet')"
+        found.page.wait_for_function(done, timeout=120_000)
+        found.settle()
     found.drawn()
     found.name = request.param
     yield found

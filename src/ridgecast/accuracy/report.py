@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .chosen import choose
 from .floor import floor_of, power_floor
 
 __all__ = ["COLUMNS", "SPLIT_ORDER", "AccuracyReport", "row"]
@@ -109,6 +110,14 @@ class AccuracyReport:
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON document."""
         return {"schema_version": SCHEMA_VERSION, **self.meta, "rows": [dict(r) for r in self.rows]}
+
+    def only(self, **wanted: str | Sequence[str]) -> AccuracyReport:
+        """Return the report of some rows: target, hardware, dtype, op and split, one or more each.
+
+        Library GEMMs count as op `gemm`; `attention` takes all its kinds. Other spellings of a
+        device are understood. Raises SpecError with the nearest names for one that no row has.
+        """
+        return replace(self, rows=tuple(choose(self.rows, wanted)))
 
     def compact(self) -> list[dict[str, Any]]:
         """Rows over all sizes, in reading order, with the few columns that the README shows."""

@@ -29,6 +29,7 @@ from .verdict import (
 
 __all__ = ["Checked", "Line", "check", "check_all"]
 
+FAILED = "its recipe failed"
 _NO_RECIPE = {
     "core": "no recipe yet",
     "catalog": "a workload, machine or benchmark to describe, without a claim to recompute",
@@ -164,7 +165,7 @@ def check(name: str) -> Checked:
     """Recompute one work.
 
     Raises SpecError for an id that the ledger does not have, with the nearest three. A recipe that
-    refuses does not raise: its work is then `not modelled`, with the message.
+    refuses, or fails, does not raise: its work is then `not modelled`, with the message.
     """
     entry = work(name)
     if name not in RECIPES:
@@ -173,6 +174,8 @@ def check(name: str) -> Checked:
         return judge(entry, recipe_of(name)())
     except RidgecastError as error:
         return _not_modelled(entry, str(error))
+    except Exception as error:
+        return _not_modelled(entry, f"{FAILED}, please report it: {error!r}")
 
 
 def check_all(names: Iterable[str] | None = None) -> list[Checked]:

@@ -82,6 +82,12 @@ class Work:
     source: str = ""
     caution: str = ""
 
+    def says(self, words: str) -> bool:
+        """Whether id, title, mechanism, kind, source, domain or levers hold all of the words."""
+        told = " ".join([self.id, self.title, self.mechanism, self.kind, self.source, self.domain,
+                         *self.levers]).lower()  # fmt: skip
+        return all(word in told for word in words.lower().split())
+
 
 def _figure(row: Mapping[str, Any]) -> Figure:
     value = row["value"]

@@ -31,6 +31,9 @@ def claims(
     domain: Annotated[
         str | None, typer.Option(help="Only these, such as attention or moe.")
     ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Only these: words in id, title, mechanism, kind or levers.")
+    ] = None,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
@@ -39,7 +42,8 @@ def claims(
     A row a work: published, recomputed, where in the parameter range, verdict. With ID, every
     figure of one work and why.
     """
-    from ..claims import check
+    from ..claims import check, check_all, works
+    from ..claims.verdict import VERDICTS
 
     check_plot(plot)
     if work is not None:
@@ -49,12 +53,21 @@ def claims(
 
             save_plot(claim_view(found.work.id), plot)
         return write_json([found.to_dict()]) if json else _show_work(found)
-    checked = _chosen(verdict, domain)
+    if verdict is not None:
+        verdict = _known("verdict", verdict.replace("-", " ").replace("_", " "), VERDICTS)
+    if domain is not None:
+        _known("domain", domain, sorted({entry.domain for entry in works()}))
+    words = text or ""
+    everything = check_all(
+        w.id for w in works() if domain in (None, w.domain) and w.says(words)
+    )  # fmt: skip
     if plot is not None:
         from ..report.claims_view import claims_view
         from ..report.questions_claims import ClaimsQuestion
 
-        save_plot(claims_view(checked, q=ClaimsQuestion(domain=domain or "")), plot)
+        asked = {"domain": domain or "", "text": words, "verdict": verdict or ""}
+        save_plot(claims_view(everything, q=ClaimsQuestion.model_validate(asked)), plot)
+    checked = [one for one in everything if verdict in (None, one.verdict)]
     if json:
         return write_json([one.to_dict() for one in checked])
     return _show_all(checked, all_shown=verdict is not None)
@@ -64,19 +77,6 @@ def _known(option: str, got: str, allowed: Sequence[str]) -> str:
     if got not in allowed:
         raise SpecError(unknown_name(option, got, allowed))
     return got
-
-
-def _chosen(verdict: str | None, domain: str | None) -> list[Checked]:
-    """Run the works that are asked for, and keep those with the verdict."""
-    from ..claims import check_all, works
-    from ..claims.verdict import VERDICTS
-
-    if verdict is not None:
-        verdict = _known("verdict", verdict.replace("-", " ").replace("_", " "), VERDICTS)
-    if domain is not None:
-        _known("domain", domain, sorted({entry.domain for entry in works()}))
-    ids = [entry.id for entry in works() if domain in (None, entry.domain)]
-    return [one for one in check_all(ids) if verdict in (None, one.verdict)]
 
 
 def _number(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,7 @@ def train(
     return None
 
 
-def accuracy(
+def accuracy(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     model: Model = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Measured tables or folders of them; repeatable.")
@@ -59,12 +60,21 @@ def accuracy(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --data and no --model: random, unseen_shape, off_grid, frontier or "
-            "unseen_device; repeatable, by default all."
+            help="Only these: random, unseen_shape, off_grid, frontier, unseen_device ...; "
+            "repeatable, by default all. With --data and no --model, what is trained for."
         ),
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these: time, time_operator, time_config, power, energy."),
+    ] = None,
+    on: Annotated[list[str] | None, typer.Option(help="Only these devices.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only these number formats.")] = None,
+    op: Annotated[
+        list[str] | None, typer.Option(help="Only these operations; `attention` takes its kinds.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for accuracy.json and accuracy.md.")
+        Path | None, typer.Option(help="Folder for accuracy.json and accuracy.md, of all scores.")
     ] = None,
     plot: Plot = None,
     json: Json = False,
@@ -81,24 +91,33 @@ def accuracy(
     for path in paths:
         if not path.exists():
             raise SpecError(f"--data: {path} does not exist")
-    result = run(model=model, data=paths or None, out=out, splits=split)
+    wanted = {"target": target or (), "hardware": on or (), "dtype": dtype or (), "op": op or ()}
+    fresh = bool(paths) and model is None
+    result = run(model=model, data=paths or None, out=out, splits=split if fresh else None)
+    wanted["split"] = () if fresh else split or ()
+    if any(wanted.values()):
+        result = result.only(**wanted)
     if plot is not None:
-        _draw(result, model, plot, recomputed=bool(paths))
+        _draw(result, model, plot, wanted, recomputed=bool(paths))
     if json:
         return write_json(result)
     return _show(result)
 
 
-def _draw(result: Any, model: Path | None, plot: Path, *, recomputed: bool) -> None:
+def _draw(
+    result: Any, model: Path | None, plot: Path, wanted: Mapping[str, Sequence[str]], *,
+    recomputed: bool,
+) -> None:  # fmt: skip
     """Draw the scores of the cards as the page does; scores of --data by themselves."""
-    if recomputed:
+    if recomputed or any(len(values) > 1 for values in wanted.values()):
         from ..report.result_views import accuracy_report_view
 
         return save_plot(accuracy_report_view(result, command=command()), plot)
     from ..report.accuracy_view import accuracy_view
     from ..report.questions_accuracy import AccuracyQuestion
 
-    return save_plot(accuracy_view(AccuracyQuestion.model_validate({}), model=model), plot)
+    asked = {name: values[0] for name, values in wanted.items() if values}
+    return save_plot(accuracy_view(AccuracyQuestion.model_validate(asked), model=model), plot)
 
 
 def _show(result: Any) -> None:

@@ -6,20 +6,19 @@ predictions here. Owns which of them stand on the page; knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..accuracy import run
+from ..accuracy.chosen import choose, names_of, own_name
 from ..accuracy.measured import measured_collections
-from ..errors import SpecError, unknown_name
-from ..hardware import get
 from ..predict.bundle import SHIPPED
 from .accuracy_figures import accuracy_figures, middle, model_of, parity_reader, place, scored
 from .questions_accuracy import AccuracyQuestion
 from .view import Block, Fact, Facts, Heading, Rows, View, Words, plain
 
-__all__ = ["accuracy_options", "accuracy_view", "filtered"]
+__all__ = ["accuracy_options", "accuracy_view"]
 
 Row = Mapping[str, Any]
 _TITLES = {
@@ -49,8 +48,11 @@ def accuracy_view(q: AccuracyQuestion, *, model: str | Path | None = None) -> Vi
     Raises SpecError for a name that no score has, or a folder that is no model.
     """
     report = run(model=model)
-    q = _named(q, report.rows)
-    rows = filtered(report.rows, q)
+    q = q.model_copy(update={n: own_name(report.rows, n, v) for n, v in q.filters.items()
+                             if n != "target"})  # fmt: skip
+    # a folder may have no score of a target that the page offers
+    filters = {name: value for name, value in q.filters.items() if name != "target"}
+    rows = [r for r in choose(report.rows, filters) if q.target in ("", r["target"])]
     whole = [r for r in rows if r["bucket"] == "all"]
     blocks: list[Block] = []
     if rows:
@@ -78,53 +80,11 @@ def accuracy_view(q: AccuracyQuestion, *, model: str | Path | None = None) -> Vi
 def accuracy_options(*, model: str | Path | None = None) -> dict[str, list[str]]:
     """Values that the question's fields may take besides "", by the name of their options."""
     rows = run(model=model).rows
-    found = {f"scored_{name}s": _known(rows, name) for name in ("target", "dtype", "op", "split")}
-    return found | {"scored_devices": _known(rows, "hardware")}
-
-
-def filtered(rows: Sequence[Row], q: AccuracyQuestion) -> list[Row]:
-    """Rows of the accuracy table that a question asks for.
-
-    Library GEMMs and configurations count as op `gemm`; `attention` takes all its kinds
-    (`attention, latent` one of them). Other spellings of a device are understood.
-    Raises SpecError with the nearest names for one that no score has.
-    """
-    wanted = _named(q, rows).filters
-    return [r for r in rows if all(_meets(r, name, v) for name, v in wanted.items())]
-
-
-def _named(q: AccuracyQuestion, rows: Sequence[Row]) -> AccuracyQuestion:
-    """Put in the device's own name; check that every name has a score."""
-    for name, value in q.filters.items():
-        known = _known(rows, name)
-        own = get(value).name if name == "hardware" and value not in known else value
-        if own not in known and name != "target":
-            raise SpecError(f"{name}: {unknown_name(f'scored {name}', value, known)}")
-        q = q.model_copy(update={name: own})
-    return q
-
-
-def _known(rows: Iterable[Row], name: str) -> list[str]:
-    names: dict[str, None] = {}
-    for row in rows:
-        value = _op_of(row) if name == "op" else row[name]
-        if value:
-            names[str(value)] = None
-            if name == "op":
-                names[str(value).partition(", ")[0]] = None
-    if name == "split":
-        return sorted(names, key=place)
-    return list(names) if name == "target" else sorted(names)
-
-
-def _meets(row: Row, name: str, value: str) -> bool:
-    if name == "op":
-        return value in (_op_of(row), _op_of(row).partition(", ")[0])
-    return row[name] == value
-
-
-def _op_of(row: Row) -> str:
-    return row["op"] or "gemm"
+    found = {f"scored_{name}s": names_of(rows, name) for name in ("target", "dtype", "op", "split")}
+    found["scored_splits"].sort(key=place)
+    for name in ("scored_dtypes", "scored_ops"):
+        found[name].sort()
+    return found | {"scored_devices": sorted(names_of(rows, "hardware"))}
 
 
 # ------------------------------------------------------------------------------------- numbers

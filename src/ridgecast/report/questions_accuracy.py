@@ -5,6 +5,7 @@ The fields, their bounds and how to ask the same elsewhere, as in `questions`. K
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -41,25 +42,22 @@ class AccuracyQuestion(Question):
         return {name: str(value) for name, value in self.asked().items()}
 
     def command(self) -> str:
-        """`accuracy`: its whole table; it has no filters."""
-        return "ridgecast accuracy"
+        """`accuracy`, with the options that choose the same rows."""
+        words = ["ridgecast", "accuracy"]
+        for name, value in self.filters.items():
+            words += [f"--{_OPTIONS.get(name, name)}", value]
+        return shlex.join(words)
 
     def python(self) -> str:
         """`ridgecast.accuracy.run`, and the rows that are asked for."""
-        lines = ["from ridgecast.accuracy import run", "", "rows = run().rows"]
-        lines += [f"rows = [r for r in rows if {_test(name, value)}]"
-                  for name, value in self.filters.items()]  # fmt: skip
-        return "\n".join(
-            [
-                *lines,
-                "for r in rows:",
-                '    print(r["hardware"], r["split"], r["mape"], r["coverage"])',
-            ]
-        )
+        named = ", ".join(f"{name}={value!r}" for name, value in self.filters.items())
+        return "\n".join([
+            "from ridgecast.accuracy import run",
+            "",
+            f"rows = run(){f'.only({named})' if named else ''}.rows",
+            "for r in rows:",
+            '    print(r["hardware"], r["split"], r["mape"], r["coverage"])',
+        ])  # fmt: skip
 
 
-def _test(name: str, value: str) -> str:
-    if name != "op":
-        return f"r[{name!r}] == {value!r}"
-    given = '(r["op"] or "gemm")'
-    return f"{given} == {value!r}" if "," in value else f'{given}.split(",")[0] == {value!r}'
+_OPTIONS = {"hardware": "on"}

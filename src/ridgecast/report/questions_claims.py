@@ -23,7 +23,7 @@ def _control(name: str, options: str = "") -> dict[str, Any]:
 class ClaimsQuestion(Question):
     """What the literature claims, recomputed: all works, or those of a domain or verdict, or one.
 
-    `text` looks in id, title, mechanism and kind; the command line has no such option.
+    `text` looks in id, title, mechanism, kind, source, domain and levers.
     """
 
     page: ClassVar[str] = "claims"
@@ -48,6 +48,7 @@ class ClaimsQuestion(Question):
             return shlex.join([*words, self.work])
         words += ["--verdict", self.verdict.replace(" ", "-")] if self.verdict else []
         words += ["--domain", self.domain] if self.domain else []
+        words += ["--text", self.text] if self.text else []
         return shlex.join(words)
 
     def python(self) -> str:
@@ -55,7 +56,9 @@ class ClaimsQuestion(Question):
         if self.work:
             return ("from ridgecast.claims import check\n\n"
                     f"one = check({self.work!r})\nprint(one.verdict, one.headline)")  # fmt: skip
-        chosen = f"w.id for w in works() if w.domain == {self.domain!r}" if self.domain else ""
+        tests = [f"w.domain == {self.domain!r}"] if self.domain else []
+        tests += [f"w.says({self.text!r})"] if self.text else []
+        chosen = f"w.id for w in works() if {' and '.join(tests)}" if tests else ""
         lines = [f"from ridgecast.claims import check_all{', works' if chosen else ''}", "",
                  f"for one in check_all({chosen}):"]  # fmt: skip
         if self.verdict:
@@ -81,11 +84,4 @@ def works_asked(q: ClaimsQuestion) -> list[Work]:
     known = domains_of_works()
     if q.domain and q.domain not in known:
         raise SpecError(unknown_name("domain", q.domain, known))
-    sought = q.text.lower().split()
-    return [w for w in works() if q.domain in ("", w.domain) and _says(w, sought)]
-
-
-def _says(entry: Work, sought: list[str]) -> bool:
-    told = " ".join([entry.id, entry.title, entry.mechanism, entry.kind, entry.source, entry.domain,
-                     *entry.levers]).lower()  # fmt: skip
-    return all(word in told for word in sought)
+    return [w for w in works() if q.domain in ("", w.domain) and w.says(q.text)]

@@ -293,10 +293,8 @@ def _points(axes: Any, s: Series, colour: str, marker: str, many: bool) -> None:
         style |= {"marker": marker, "markersize": 3.0 if many else 4.5,
                   "markeredgewidth": 0.0, "alpha": 0.55 if many else 0.9}  # fmt: skip
     axes.plot(x, y, linestyle="-" if s.style != "points" else "", linewidth=1.5, **style)
-    if len(s.low):
-        low = [b - a for a, b in zip(_numbers(s.low), y, strict=True)]
-        high = [b - a for a, b in zip(y, _numbers(s.high), strict=True)]
-        axes.errorbar(x, y, yerr=[low, high], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5)
+    if len(s.low):  # an interval of other devices' errors need not hold the prediction
+        axes.vlines(x, _numbers(s.low), _numbers(s.high), color=colour, linewidth=0.7, alpha=0.5)
 
 
 def _bars(axes: Any, s: Series, colour: str, place: tuple[int, int], horizontal: bool) -> None:

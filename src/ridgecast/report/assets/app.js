@@ -104,8 +104,14 @@
       const open = new Map([...section.querySelectorAll("details[data-table]")].map((d) => [d.dataset.table, d.open]));
       const head = make("header", { class: "head" }, make("h2", {}, found.title),
         found.lead ? make("p", { class: "lead" }, found.lead) : null);
-      section.querySelector(".answer").replaceChildren(head, make("div", { class: "blocks" }, ...ridgecast.blocks(found)));
+      const answer = section.querySelector(".answer");
+      const focused = answer.contains(document.activeElement) ? document.activeElement.outerHTML : "";
+      answer.replaceChildren(head, make("div", { class: "blocks" }, ...ridgecast.blocks(found)));
       section.querySelectorAll("details[data-table]").forEach((d) => { if (open.has(d.dataset.table)) d.open = open.get(d.dataset.table); });
+      if (focused) { // who moves through an answer by keyboard stays where they were
+        const same = [...answer.querySelectorAll("a, button, summary, [tabindex]")].find((e) => e.outerHTML === focused);
+        if (same) same.focus({ preventScroll: true });
+      }
       await enliven(section, found, query);
       if (found.pending) window.setTimeout(() => { if (shown.get(section) === found) ask(section, gather()); }, 1500);
     } catch (error) {
