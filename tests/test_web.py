@@ -12,8 +12,11 @@ import re
 import shlex
 import socket
 import sys
+from itertools import combinations
+from typing import get_args
 from urllib.parse import quote, urlencode
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -27,6 +30,9 @@ from httpx import ASGITransport, AsyncClient
 from ridgecast.claims import works
 from ridgecast.cli.app import app as command_line
 from ridgecast.errors import SpecError
+from ridgecast.report import heat_view
+from ridgecast.report.heat_view import KNOBS
+from ridgecast.report.questions import HeatQuestion
 from ridgecast.store import length, read_table
 from ridgecast.web import create_app
 from ridgecast.web.desk import ClaimsDesk
@@ -235,6 +241,31 @@ def test_serving_binds_to_this_machine_and_says_what_is_wrong(tmp_path):
         serve(host="0.0.0.0", browser=False)
     with pytest.raises(SpecError, match="is not a folder"):
         serve(reports=(tmp_path / "none",), browser=False)
+
+
+@pytest.mark.parametrize("kernel", get_args(HeatQuestion.model_fields["kernel"].annotation))
+def test_every_knob_that_a_map_offers_is_accepted(web, kernel, monkeypatch):
+    page = web.get(f"/gemm?kernel={kernel}").text
+    offered = {}
+    for axis in "xy":
+        (control,) = re.findall(rf'<select id="f-{axis}".*?</select>', page)
+        options = re.findall(r'<option value="(\S+)"([^>]*)>', control)
+        offered[axis] = [name for name, more in options if "disabled" not in more]
+    assert offered["x"] == offered["y"] and {"m", "clock"} < set(offered["x"]) < set(KNOBS)
+    monkeypatch.setattr(heat_view, "_predicted", nothing_predicted)
+    for x, y in combinations(offered["x"], 2):
+        view = heat_view.heat_view(HeatQuestion(kernel=kernel, x=x, y=y))
+        assert view.answer["rows"], (x, y)
+    for knob in set(KNOBS) - set(offered["x"]):
+        with pytest.raises(SpecError, match=f"knob of kernel {kernel}"):
+            heat_view.heat_view(HeatQuestion(kernel=kernel, x=knob))
+
+
+def nothing_predicted(rows, devices, q, model):
+    names = ("time_s", "time_low_s", "time_high_s", "power_w", "energy_j", "edp_j_s",
+             "utilisation", "rate_flops_per_s")  # fmt: skip
+    words = {n: np.full(len(rows), "", object) for n in ("limiter", "basis", "status", "reason")}
+    return {n: np.full(len(rows), np.nan) for n in names} | words
 
 
 # --------------------------------------------------------------------------------- what is refused

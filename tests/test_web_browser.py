@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from ridgecast.cli.app import app as command_line
 from ridgecast.report.figures import Axis, Figure, Panel, Series
+from ridgecast.report.heat_view import knobs_of
 from ridgecast.report.view import Fact, Facts, Rows, View, Words
 from ridgecast.units import format_field, format_quantity
 from ridgecast.web.sections import pages
@@ -415,6 +416,26 @@ def test_a_map_follows_its_knobs(visit, tmp_path, monkeypatch):
     with visit.page.expect_download() as download:
         visit.page.locator("[data-figure=heat] .save").click()
     assert download.value.suggested_filename.endswith(".png")
+
+
+def test_a_map_offers_the_knobs_of_the_kernel_and_none_twice(visit):
+    visit.open("/gemm?on=rtx_4070&dtype=fp32&kernel=tiled&x=tile&y=k")
+    offered = "(e) => [...e.options].filter((o) => !o.disabled && !o.hidden).map((o) => o.value)"
+
+    def knobs():
+        return [visit.page.locator(f"#f-{axis}").input_value() for axis in "xy"]
+
+    for kernel in ("cutlass_simt", "tiled", "library"):
+        visit.choose("kernel", kernel)
+        for axis in "xy":
+            found = visit.page.locator(f"#f-{axis}").evaluate(offered)
+            assert tuple(found) == knobs_of(kernel), kernel
+        assert visit.page.locator("#view-heat .error").count() == 0, kernel
+    assert knobs() == ["n", "k"]  # the edge of a tile went with the kernel that has one
+    visit.choose("x", "k")
+    assert knobs() == ["k", "n"] and visit.query()["y"] == ["n"]
+    assert visit.page.locator("#view-heat .error").count() == 0
+    visit.drawn()
 
 
 def test_a_wrong_number_is_told_at_its_field_and_forgotten_when_it_is_right(visit):

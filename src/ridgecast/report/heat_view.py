@@ -24,7 +24,7 @@ from .questions import HeatQuestion
 from .scaled import scaled
 from .view import Rows, View, Words, plain
 
-__all__ = ["KNOBS", "heat_view", "knobs_of"]
+__all__ = ["KNOBS", "heat_view", "kernels_with", "knobs_of"]
 
 _SIZES = ("m", "n", "k", "batch")
 _STEPS = range(-6, 5)  # powers of two about the size that is asked
@@ -52,6 +52,15 @@ _SHOWN = {
 def knobs_of(kernel: str) -> tuple[str, ...]:
     """Knobs that a kernel has, those of the device included."""
     return (*_SIZES, *_OF_KERNEL[kernel], *_DEVICE)
+
+
+def kernels_with(knob: str) -> tuple[str, ...]:
+    """Kernels that have a knob.
+
+    >>> kernels_with("tile")
+    ('tiled',)
+    """
+    return tuple(kernel for kernel in _OF_KERNEL if knob in knobs_of(kernel))
 
 
 @dataclass(frozen=True, slots=True)

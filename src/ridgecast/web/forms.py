@@ -20,7 +20,7 @@ SLIDERS = (
 
 def fields_of(question: type[Any], names: Sequence[str], values: dict[str, Any]) -> list[Any]:
     """Describe fields for a form, as dicts; `values` are what was asked."""
-    return [_field(question, name, values.get(name)) for name in names]
+    return [_field(question, name, values) for name in names]
 
 
 def groups_of(question: type[Any], hidden: Sequence[str], values: dict[str, Any]) -> list[Any]:
@@ -28,12 +28,13 @@ def groups_of(question: type[Any], hidden: Sequence[str], values: dict[str, Any]
     groups: dict[str, list[Any]] = {}
     for name in question.model_fields:
         if name not in hidden:
-            field = _field(question, name, values.get(name))
+            field = _field(question, name, values)
             groups.setdefault(field["section"], []).append(field)
     return [{"title": title, "fields": fields} for title, fields in groups.items()]
 
 
-def _field(question: type[Any], name: str, given: Any) -> dict[str, Any]:
+def _field(question: type[Any], name: str, values: dict[str, Any]) -> dict[str, Any]:
+    given = values.get(name)
     info = question.model_fields[name]
     shown: dict[str, Any] = dict(info.json_schema_extra or {})
     default = info.get_default(call_default_factory=True)
@@ -46,7 +47,11 @@ def _field(question: type[Any], name: str, given: Any) -> dict[str, Any]:
         "section": shown.get("section", "Question"), "help": info.description or "",
         "value": value, "default": _text(default), "options": _options(info, shown),
         "kernels": shown.get("kernels", ""), "step": _step(info, default), **_bounds(info),
+        "of_kernels": {},
     }  # fmt: skip
+    if shown.get("options") == "knobs":
+        found["of_kernels"] = _of_kernels()
+        found["kernel"] = values.get("kernel") or question.model_fields["kernel"].default
     if control == "sliders":
         found |= _sliders(value or [])
     return found
@@ -77,6 +82,14 @@ def _named(name: str) -> Sequence[str]:
     if name.startswith("scored_"):
         return ["", *_scored()[name]]
     return choices()[name]
+
+
+@lru_cache(maxsize=1)
+def _of_kernels() -> dict[str, tuple[str, ...]]:
+    """Kernels that have a knob of a map; a form offers only those of the kernel asked for."""
+    from ..report.heat_view import kernels_with
+
+    return {knob: kernels_with(knob) for knob in choices()["knobs"]}
 
 
 @lru_cache(maxsize=1)

@@ -196,13 +196,27 @@
   });
   const kernel = document.getElementById("f-kernel");
   function parameters() {
-    document.querySelectorAll("[data-kernels]").forEach((field) => {
-      const fits = field.dataset.kernels.split(" ").includes(kernel.value);
-      field.hidden = !fits;
-      field.querySelectorAll("input").forEach((i) => { i.disabled = !fits; });
+    document.querySelectorAll("[data-kernels]").forEach((place) => {
+      const fits = place.dataset.kernels.split(" ").includes(kernel.value);
+      place.hidden = !fits;
+      const held = place.tagName === "OPTION" ? [place] : place.querySelectorAll("input");
+      held.forEach((i) => { i.disabled = !fits; });
     });
   }
   if (kernel) { kernel.addEventListener("change", parameters); parameters(); }
+  // the two knobs of a map: only those that the kernel has, and never one twice
+  const knobs = [...document.querySelectorAll("select[data-knob]")];
+  const before = new Map(knobs.map((knob) => [knob, knob.value]));
+  function settle(changed) {
+    if (before.has(changed)) knobs.filter((k) => k !== changed && k.value === changed.value).forEach((k) => { k.value = before.get(changed); });
+    for (const knob of knobs) {
+      const free = [...knob.options].filter((o) => !o.disabled && !knobs.some((k) => k !== knob && k.value === o.value));
+      const lost = [...knob.options].some((o) => o.disabled && o.value === knob.value);
+      if (lost) knob.value = (free.find((o) => o.value === knob.dataset.default) || free[0]).value;
+      before.set(knob, knob.value);
+    }
+  }
+  if (kernel && knobs.length) [kernel, ...knobs].forEach((field) => field.addEventListener("change", () => settle(field)));
   form.addEventListener("submit", (e) => { e.preventDefault(); refresh(); });
   document.addEventListener("input", (e) => { if (e.target.form === form && !e.target.classList.contains("adding") && e.target.type !== "range") soon(); });
   document.addEventListener("change", (e) => { if (e.target.form === form && !e.target.classList.contains("adding")) soon(); });
