@@ -16,7 +16,7 @@ from ..errors import SpecError, unknown_name
 from .build import CATALOG, build
 from .spec import Hardware
 
-__all__ = ["devices_with", "get", "load", "loads", "names", "resolve"]
+__all__ = ["devices_with", "get", "load", "loads", "names", "reference_of", "resolve"]
 
 ENTRY_POINTS = "ridgecast.hardware"
 _BRANDS = re.compile(
@@ -50,6 +50,12 @@ def resolve(what: str | Path | Hardware) -> Hardware:
     if isinstance(what, Path) or what.endswith(".toml"):
         return load(what)
     return get(what)
+
+
+@lru_cache(maxsize=128)
+def reference_of(name: str) -> Hardware | None:
+    """Return the catalogue's device of a name, which a what-if is compared with."""
+    return _get(name) if name in _shipped() else None
 
 
 def load(path: str | Path) -> Hardware:

@@ -27,6 +27,7 @@ from ..store.tables import Table, factorize, length, numeric, require_columns
 from .bundle import Bundle, open_bundle
 from .ladder import KERNELS, Question, answer
 from .operator_rows import text_of
+from .throttle import throttling
 from .time_model import Shapes
 
 __all__ = ["OUTPUTS", "predict_table"]
@@ -358,4 +359,11 @@ def _clblast(
     for name in ("time_s", "time_low_s", "time_high_s", "bound_s", "basis", "status", "reason"):
         out[name][rows] = done[name]
     ok = np.asarray(done["status"]) == "ok"
-    return rows[ok], shapes.take(ok)
+    answered, left = rows[ok], shapes.take(ok)
+    p = left.problem(q.dtype)
+    slower = throttling(
+        bundle.power(), q.hardware, q.dtype, (p.flops, p.bytes, p.bytes), out["time_s"][answered]
+    )  # fmt: skip
+    for name, factor in zip(("time_s", "time_low_s", "time_high_s"), slower, strict=True):
+        out[name][answered] = np.maximum(out[name][answered] * factor, out["bound_s"][answered])
+    return answered, left

@@ -182,8 +182,8 @@ def _limits(prediction: Prediction, what_if: Mapping[str, Any] | None) -> list[s
     told = []
     if "board_power" in (what_if or {}):
         told.append(
-            "another power cap: the power of a busy board follows it, the time does not; how far "
-            "clocks, and time with them, give way is not modelled"
+            "another power cap: clocks give way by a law that sustained runs of two devices gave "
+            "(H200, B200), so the interval is wide where the cap is far from the usual one"
         )
     if prediction.basis == "transferred" and prediction.time < 1.01 * prediction.bound:
         told.append(

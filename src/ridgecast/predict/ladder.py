@@ -7,7 +7,6 @@ to the interval. One call handles rows that share device, format, kernel and cac
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -15,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SpecError, unknown_name
-from ..hardware import Hardware, get, names
-from ..kernels.bound import Cache, bound_of
+from ..hardware import Hardware, reference_of
+from ..kernels.bound import CLOSEST, Cache, bound_of
 from ..kernels.config import SimtConfig, TensorConfig, TiledConfig
 from ..kernels.library import library_time
 from ..kernels.tile import simt, tensor
 from ..kernels.tiled import tiled
 from .bundle import Bundle, Entry
 from .conformal import DISTANCES
+from .throttle import recapped, throttling
 from .time_model import Shapes
 
 if TYPE_CHECKING:
     from .prior import Prior
 
-__all__ = ["CLOSEST", "KERNELS", "PROBABILITIES", "STRETCH", "Question", "Times", "answer",
-           "reference_of"]  # fmt: skip
+__all__ = ["KERNELS", "PROBABILITIES", "STRETCH", "Question", "Times", "answer"]
 
 F64 = npt.NDArray[np.float64]
 KERNELS = ("library", "tiled", "cutlass_simt", "cutlass_tensor", "clblast", "bound")
@@ -42,8 +41,6 @@ ANALYTIC_SPREAD = {
     "library": (0.751, 0.874, 0.960, 1.177, 1.375, 1.761, 2.652, 3.610, 6.608),
     "tiles": (1.032, 1.224, 1.393, 2.021, 2.386, 3.318, 8.767, 11.375, 20.139),
 }
-CLOSEST = 1.003
-"""Least measured time over its hot bound in the bf16 tables of nine devices (derived; arc_b60)."""
 _UNKNOWN_TRANSFER = (0.25, 4.0)
 """90 % factors of a transfer between formats in a folder that measured none (assumed: about the
 widest that the shipped folder shows)."""
@@ -101,6 +98,20 @@ def answer(q: Question, shapes: Shapes, config: dict[str, F64], bundle: Bundle) 
         missing = np.full(len(floor), np.nan)
         text = "speed of light only: the upper end is open"
         return Times(floor, floor, missing, floor, np.full(len(floor), "bound", object), text)
+    times = _uncapped(q, shapes, config, floor, bundle)
+    if recapped(q.hardware) is None:
+        return times
+    work = (p.flops, p.bytes, p.bytes)
+    slower = throttling(bundle.power(), q.hardware, q.dtype, work, times.time)
+    time, low, high = times.time * slower[0], times.low * slower[1], times.high * slower[2]
+    capped = Times.of(time, low, high, floor, "", times.reason)
+    return replace(capped, basis=times.basis, limiter=times.limiter)
+
+
+def _uncapped(
+    q: Question, shapes: Shapes, config: dict[str, F64], floor: F64, bundle: Bundle
+) -> Times:
+    """Time of each row under the catalogue's power cap."""
     if q.kernel != "library":
         return _configured(q, shapes, config, floor)
     own = bundle.entry(q.hardware.base_name, q.dtype, q.collection)
@@ -121,25 +132,21 @@ def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
     reference = reference_of(q.hardware.base_name) or q.hardware
     time, low, high, reason = prior.predict(shapes, q.dtype, reference, q.level)
     if q.hardware != reference or q.cache != "hot":
-        ratio = _ratio(q, shapes, reference)
-        grow = np.exp(STRETCH * np.abs(np.log(ratio))) if q.hardware != reference else 1.0
-        time, low, high = time * ratio, low * ratio / grow, high * ratio * grow
+        time, low, high = _changed(q, shapes, reference, (time, low, high))
         reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
     return Times.of(time, low, high, floor, "transferred", reason)
 
 
-@lru_cache(maxsize=128)
-def reference_of(name: str) -> Hardware | None:
-    """Return the catalogue's device of a name, which a what-if is compared with."""
-    return get(name) if name in names() else None
-
-
-def _ratio(q: Question, shapes: Shapes, reference: Hardware, cache: Cache = "hot") -> F64:
-    """Analytic time of the question over that of the reference device, same shapes."""
-    dtype = q.dtype
-    _, new, _ = library_time(*shapes, dtype=dtype, hardware=q.hardware, cache=q.cache)
-    _, old, _ = library_time(*shapes, dtype=dtype, hardware=reference, cache=cache)
-    return new / old
+def _changed(
+    q: Question, shapes: Shapes, reference: Hardware, known: tuple[F64, F64, F64]
+) -> tuple[F64, F64, F64]:
+    """Carry time and interval of the reference device, cache hot, to what is asked by physics."""
+    time, low, high = known
+    _, new, _ = library_time(*shapes, dtype=q.dtype, hardware=q.hardware, cache=q.cache)
+    _, old, _ = library_time(*shapes, dtype=q.dtype, hardware=reference, cache="hot")
+    ratio = new / old
+    grow = np.exp(STRETCH * np.abs(np.log(ratio))) if q.hardware != reference else 1.0
+    return time * ratio, low * ratio / grow, high * ratio * grow
 
 
 def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
@@ -150,12 +157,9 @@ def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     # before any ratio: a counterfactual starts from the time that it is compared with
     time, low, high, hit = _measured(bundle, entry, shapes, (time, low, high))
     if q.hardware != reference or q.cache != "hot":
-        ratio = _ratio(q, shapes, reference)
-        grow = np.exp(STRETCH * np.abs(np.log(ratio)))
+        moved = _changed(q, shapes, reference, (time, low, high))
         reason = f"utilisation of {entry.hardware} ({entry.collection}) kept, physics re-predicted"
-        return Times.of(
-            time * ratio, low * ratio / grow, high * ratio * grow, floor, "transferred", reason
-        )
+        return Times.of(*moved, floor, "transferred", reason)
     times = Times.of(time, low, high, floor, "learned", f"collection {entry.collection}")
     times.time[hit] = time[hit]  # as measured, be it below our bound
     times.basis[hit] = "measured"
@@ -197,8 +201,7 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     reach = NormalDist().inv_cdf((1.0 + q.level) / 2.0) / NormalDist().inv_cdf(0.95)
     low, high = np.minimum(low, time * down**reach), np.maximum(high, time * up**reach)
     if q.hardware != reference or q.cache != "hot":
-        ratio = _ratio(q, shapes, reference)
-        time, low, high = time * ratio, low * ratio, high * ratio
+        time, low, high = _changed(q, shapes, reference, (time, low, high))
     reason = f"no {q.dtype} measurement of {entry.hardware}: utilisation of {entry.dtype} there"
     return Times.of(time, low, high, floor, "transferred", reason)
 

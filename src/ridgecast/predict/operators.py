@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -21,17 +21,18 @@ import numpy.typing as npt
 
 from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
-from ..hardware import Hardware, get, names, resolve
-from ..kernels.bound import Cache, check_cache
+from ..hardware import Hardware, get, names, reference_of, resolve
+from ..kernels.bound import CLOSEST, Cache, check_cache
 from ..kernels.operator import assumed_links, link_of
 from ..ops import op_class
 from ..ops.base import Op, resident_of
 from ..store.tables import Table
 from .bundle import Bundle
-from .ladder import CLOSEST, PROBABILITIES, STRETCH, reference_of
+from .ladder import PROBABILITIES, STRETCH
 from .operator_features import Known, known
 from .operator_model import OperatorModel
 from .operator_rows import Part, op_parts
+from .throttle import recapped, throttling
 
 __all__ = ["Answer", "answer_operator", "fill_operators"]
 
@@ -185,7 +186,28 @@ def answer_operator(
     for answer, rows in found[1:]:
         for name in ("time", "low", "high", "basis", "reason"):
             getattr(first, name)[rows] = getattr(answer, name)[rows]
-    return first
+    return first if recapped(device) is None else _capped(first, k, device, bundle)
+
+
+def _capped(answer: Answer, k: Known, device: Hardware, bundle: Bundle) -> Answer:
+    """Carry times to another power cap, where the operation computes in a format of the device."""
+    flops, moved = (np.broadcast_to(np.asarray(value, np.float64), (k.rows,))
+                    for value in (k.work.all_flops, k.work.moved))  # fmt: skip
+    try:
+        slower = throttling(
+            bundle.power(), device, _format(k), (flops, moved, moved), answer.time
+        )  # fmt: skip
+    except RidgecastError as error:
+        told = answer.reason + f"; the power cap changes no time: {error}"
+        return replace(answer, reason=told)
+    time, low, high = answer.time * slower[0], answer.low * slower[1], answer.high * slower[2]
+    clamped = _clamped(time, low, high, k, answer.basis, "")
+    return replace(clamped, reason=answer.reason)
+
+
+def _format(k: Known) -> str:
+    """Format that an operation computes in, as the power model names it."""
+    return next((unit for unit in k.work.flops if unit in DTYPES), "fp32")
 
 
 def _refused(rows: int, reason: str) -> Answer:
@@ -318,8 +340,7 @@ def _power(
 ) -> None:
     """Power and energy by the shared model, where the operation computes in a format it knows."""
     out, at = run.out, rows[good]
-    formats = [unit for unit in k.work.flops if unit in DTYPES]
-    dtype = formats[0] if formats else "fp32"
+    dtype = _format(k)
 
     def wide(value: Any) -> F64:
         return np.broadcast_to(np.asarray(value, np.float64), (k.rows,))[good]

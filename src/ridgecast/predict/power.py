@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ import numpy.typing as npt
 from ..dtypes import DTYPES
 from ..dtypes import dtype as find_dtype
 from ..errors import NoDataError, OutOfDomainError, SpecError
-from ..hardware import Hardware
+from ..hardware import Hardware, reference_of
 from ..store import Table
 
 __all__ = ["LEVELS", "OVERSHOOT", "Basis", "PowerModel", "cell_of", "cells", "gemm_work",
@@ -53,6 +53,7 @@ largest of 144,102 sensor means on H200 and B200 (1.002 and 1.032; AIConfigurato
 SCHEMA_VERSION = 1
 CARD = Path(__file__).parent / "trained" / "power" / "card.json"
 
+_LEAST_ROOM = 0.05  # of the ceiling, above the power of a device that does next to nothing
 _TIME_EDGES = np.array([20e-6, 56e-6, 200e-6, 1e-3, 10e-3])  # s; the label floors are edges
 _DEMAND_EDGES = np.array([0.8, 1.2, 1.6, 2.0])  # y: well below the limit ... far beyond it
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -96,6 +97,19 @@ class Basis:
         if self.l2:
             y = y + self.l2 * u[2]
         return y
+
+    def capped(self, ratio: float) -> Basis:
+        """Return the same device under another board power, `ratio` times its own.
+
+        Watts stay what they are: of an idle device, and of the demand at full clocks. Only the
+        ceiling moves. A cap below what the device draws whatever it does leaves _LEAST_ROOM.
+        """
+        idle = min(self.idle / ratio, (1.0 - _LEAST_ROOM) * self.ceiling)
+        scale = (self.ceiling - self.idle) / (ratio * (self.ceiling - idle))
+        flop = {name: scale * value for name, value in self.flop.items()}
+        return replace(
+            self, idle=idle, memory=scale * self.memory, l2=scale * self.l2, flop=flop
+        )  # fmt: skip
 
     def share(self, demand: FloatArray) -> FloatArray:
         """Power as a share of the board power."""
@@ -188,14 +202,16 @@ class PowerModel:
         draft.replace(path)
 
     def basis_of(self, hardware: Hardware) -> Basis:
-        """Fitted shares for a device: its own, or pooled ones with its idle power if known."""
-        own = self.devices.get(hardware.base_name)
-        if own is not None:
-            return own
-        if hardware.idle_power is None:
-            return self.pooled
-        values = {f: getattr(self.pooled, f) for f in Basis.__slots__}
-        return Basis(**{**values, "idle": hardware.idle_power / hardware.board_power})
+        """Fitted shares for a device: its own, or pooled ones with its idle power if known.
+
+        A device with another board power than the catalogue's of its name is that one, capped.
+        """
+        found = reference_of(hardware.base_name) or hardware
+        own = self.devices.get(found.name, self.pooled)
+        if own is self.pooled and hardware.idle_power is not None:
+            own = replace(own, idle=hardware.idle_power / found.board_power)
+        ratio = hardware.board_power / found.board_power
+        return own if ratio == 1.0 else own.capped(ratio)
 
     def predict(
         self,
@@ -226,6 +242,11 @@ class PowerModel:
         seconds = _positive(time)
         work = (flops, memory_bytes, l2_bytes)
         basis = self.basis_of(hardware)
+        if basis.idle >= (1.0 - _LEAST_ROOM) * basis.ceiling:
+            return dict.fromkeys(("power_w", "power_low_w", "power_high_w", "demand", "basis")) | {
+                "reason": f"{board:.4g} W cannot be held: {hardware.base_name} draws "
+                "about as much when it does next to nothing"
+            }
         u = utilisations(hardware, name, work, seconds)
         demand = basis.demand(u, basis.coefficient(name))
         share = basis.share(demand)

@@ -2,6 +2,10 @@
 
 Owns which tables teach a prior, the residuals of devices and families left out that make its
 intervals, and the folder prior/. The recipe itself is `transfer`'s.
+
+What a prior says of a device may lie near its speed of light, or beyond it, where no time can be.
+The residuals then hold only for the times that can be: they are conditioned on no time below the
+bound, and the middle moves by as much as their median. Held-out devices are scored in that way too.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ import numpy.typing as npt
 from ..dtypes import DTYPES
 from ..errors import SpecError
 from ..hardware import Hardware, get
+from ..kernels.bound import CLOSEST, bound_of
 from . import transfer
 from .conformal import SIZE_EDGES
 from .device_physics import Shapes as PhysicalShapes
 from .features import device_of, shape_features
 from .parity import sample, save_parity
+from .scores import score
 from .time_model import Shapes, at_least_halves, read_card
 
 __all__ = ["Prior", "family_of", "fit_prior", "load_prior", "rows_of", "save_prior"]
@@ -82,20 +88,15 @@ class Prior:
             time, shapes, lambda s: np.exp(prior.predict(rows_of(s, dtype, hardware, family)))
         )
         known = family in self.families
-        table = self._table(known, kind)
-        size = np.searchsorted(SIZE_EDGES, time)
-        tail = (1.0 - level) / 2.0
-        low, high = (
-            np.exp([np.interp(p, _PROBABILITIES, row) for row in table])[size]
-            for p in (tail, 1.0 - tail)
-        )
+        floor = bound_of(shapes.problem(dtype), hardware, "hot")
+        time, low, high = _possible(time, floor, self._table(known, kind), level)
         relatives = "its chip family" if known else "devices of other families"
         reason = f"no measurement of {hardware.name}: utilisation carried over from {relatives}"
         if dtype not in _PREFERRED:
             # another format than the one that was taught: half as much doubt again (assumed)
-            low, high = low**1.5, high**1.5
+            low, high = time * (low / time) ** 1.5, time * (high / time) ** 1.5
             reason += f", in {_PREFERRED[0]}"
-        return time, time * low, time * high, reason
+        return time, low, high, reason
 
     def _table(self, known: bool, warpgroup: bool) -> F64:
         """Quantiles for the nearest relation that was calibrated, of this kind before the other."""
@@ -103,6 +104,30 @@ class Prior:
         kinds = [_name(warpgroup), _name(not warpgroup)]
         keys = [f"{relation}/{kind}" for relation in relations for kind in kinds]
         return next((self.quantiles[k] for k in keys if k in self.quantiles), _UNKNOWN)
+
+
+def _possible(time: F64, floor: F64, table: F64, level: float) -> tuple[F64, F64, F64]:
+    """Time and interval [s] from residuals' quantiles [sizes, probabilities], above the bound.
+
+    With P the residuals' probability of a time below CLOSEST of the bound, the quantile at p
+    becomes that at P + (1 - P) p, and the time moves as the median does.
+    """
+    tail = (1.0 - level) / 2.0
+    size = np.searchsorted(SIZE_EDGES, time)
+    moves = np.empty((3, len(time)))
+    for s in np.unique(size):
+        here, row = size == s, table[s]
+        nearest = np.log(CLOSEST * floor[here] / time[here])
+        # beyond that the residuals do not tell how wrong the prior is: their slowest tenth
+        beyond = np.minimum(np.interp(nearest, row, _PROBABILITIES) - _PROBABILITIES[0], 0.9)
+        middle, low, high = (
+            np.interp(beyond + (1.0 - beyond) * p, _PROBABILITIES, row)
+            for p in (0.5, tail, 1.0 - tail)
+        )
+        moves[:, here] = middle - np.interp(0.5, _PROBABILITIES, row), low, high
+    moved = np.exp(moves) * time
+    time = np.maximum(moved[0], CLOSEST * floor)
+    return time, np.clip(moved[1], floor, time), np.maximum(moved[2], time)
 
 
 def _name(warpgroup: bool) -> str:
@@ -136,9 +161,11 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
     teachers = _teachers([Teacher(*t) for t in tables])
     rng = np.random.default_rng(seed)
     rows = {t.hardware: _taught(t) for t in teachers}
-    scored = {name: r.take(rng.permutation(len(r.shapes))[:_SCORED]) for name, r in rows.items()}
+    picked = {name: rng.permutation(len(r.shapes))[:_SCORED] for name, r in rows.items()}
+    scored = {name: r.take(picked[name]) for name, r in rows.items()}
+    dtypes = {t.hardware: t.dtype for t in teachers}
+    floors = {t.hardware: bound_of(t.shapes.problem(t.dtype), get(t.hardware)) for t in teachers}
     residuals: dict[str, list[_Residuals]] = {}
-    scores: list[dict[str, Any]] = []
     for name, test in scored.items():
         others = {n: r for n, r in rows.items() if n != name}
         apart = {n: r for n, r in others.items() if r.family != test.family}
@@ -151,19 +178,14 @@ def fit_prior(tables: Sequence[tuple[str, str, Shapes, F64]], *, seed: int = 0) 
             predicted = prior.predict(transfer.Rows(
                 test.device, test.shapes, test.features, None, test.family
             ))  # fmt: skip
-            residual = test.measured() - predicted
             key = f"{kind}/{_name(test.device.warpgroup)}"
-            residuals.setdefault(key, []).append(_Residuals(name, residual, np.exp(predicted)))
-            error = np.abs(np.expm1(-residual))
-            scores.append({
-                "hardware": name, "dtype": "bf16", "split": "unseen_device",
-                "kept": "family" if kind == "family" else "no relative", "rows": len(error),
-                "mape": float(error.mean()), "median": float(np.median(error)),
-                "p90": float(np.quantile(error, 0.9)),
-                "bias": float(np.median(np.expm1(-residual))),
-            })  # fmt: skip
+            found = _Residuals(
+                name, dtypes[name], test.measured() - predicted, np.exp(predicted),
+                floors[name][picked[name]],
+            )  # fmt: skip
+            residuals.setdefault(key, []).append(found)
     quantiles = {key: _widened(_quantiles(f), _widening(f)) for key, f in residuals.items()}
-    samples = _coverage(scores, residuals)
+    scores, samples = _scored(residuals)
     everything = list(rows.values())
     kinds = {r.device.warpgroup for r in everything}
     priors = {k: p for k in kinds if (p := _fit(everything, k, seed)) is not None}
@@ -199,30 +221,27 @@ def _fit(tables: list[transfer.Rows], warpgroup: bool, seed: int) -> transfer.Pr
 
 @dataclass(frozen=True, slots=True)
 class _Residuals:
-    """log(measured / predicted) and predicted seconds of a device that the prior did not know."""
+    """log(measured / predicted), predicted and least seconds of a device that a prior missed."""
 
     hardware: str
+    dtype: str
     log_ratio: F64
     time: F64
-
-    def limits(self, table: F64) -> F64:
-        """Return the 90 % interval [2, rows], in log units, of quantiles [sizes, probabilities]."""
-        rows = table[np.searchsorted(SIZE_EDGES, self.time)]
-        low, high = (int(np.searchsorted(_PROBABILITIES, p)) for p in (0.05, 0.95))
-        return rows[:, [low, high]].T
+    floor: F64
 
     def coverage(self, table: F64) -> float:
-        """Share of the rows inside the 90 % interval of quantiles."""
-        low, high = self.limits(table)
-        return float(((self.log_ratio >= low) & (self.log_ratio <= high)).mean())
+        """Share of the rows inside the 90 % interval of quantiles [sizes, probabilities]."""
+        held = self.held(table)
+        inside = (held["time_low_s"] <= held["truth_s"]) & (held["truth_s"] <= held["time_high_s"])
+        return float(inside.mean())
 
     def held(self, table: F64 | None) -> dict[str, F64]:
         """Measured and predicted time [s], and the interval of quantiles where there are any."""
         found = {"truth_s": self.time * np.exp(self.log_ratio), "time_s": self.time}
         if table is None:
             return found
-        low, high = self.time * np.exp(self.limits(table))
-        return found | {"time_low_s": low, "time_high_s": high}
+        time, low, high = _possible(self.time, self.floor, table, 0.9)
+        return found | {"time_s": time, "time_low_s": low, "time_high_s": high}
 
 
 def _quantiles(found: Sequence[_Residuals]) -> F64:
@@ -259,26 +278,31 @@ def _widening(found: Sequence[_Residuals]) -> float:
     return next((float(f) for f in _WIDENINGS if covered(f) >= _COVERED), float(_WIDENINGS[-1]))
 
 
-def _coverage(
-    scores: list[dict[str, Any]], residuals: Mapping[str, list[_Residuals]]
-) -> tuple[dict[str, Any], ...]:
-    """Add to each score the share of its rows that the other devices' 90 % interval holds.
+def _scored(
+    residuals: Mapping[str, list[_Residuals]],
+) -> tuple[list[dict[str, Any]], tuple[dict[str, Any], ...]]:
+    """Scores of each device by the other devices' quantiles, and samples of its rows.
 
-    Returns samples of the rows, with that interval.
+    A device without others of its kind is scored as the prior predicts it, without an interval.
     """
+    scores: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     for key, found in residuals.items():
         factor = _widening(found)
+        kept = "family" if key.startswith("family") else "no relative"
         for one in found:
             others = [f for f in found if f is not one]
-            kept = "family" if key.startswith("family") else "no relative"
-            line = next(s for s in scores if (s["hardware"], s["kept"]) == (one.hardware, kept))
             table = _widened(_quantiles(others), factor) if others else None
-            if table is not None:
-                line["coverage"] = one.coverage(table)
-            split = SPLIT_OF[kept]
-            samples.append(sample(one.held(table), split=split, hardware=one.hardware))
-    return tuple(samples)
+            held = one.held(table)
+            part = score(held["truth_s"], held["time_s"], held.get("time_low_s"),
+                         held.get("time_high_s"))  # fmt: skip
+            names = ("rows", "mape", "median", "p90", "bias", "coverage")
+            scores.append({
+                "hardware": one.hardware, "dtype": one.dtype, "split": "unseen_device",
+                "kept": kept, **{name: part[name] for name in names if name in part},
+            })  # fmt: skip
+            samples.append(sample(held, split=SPLIT_OF[kept], hardware=one.hardware))
+    return scores, tuple(samples)
 
 
 def save_prior(prior: Prior, folder: Path) -> None:

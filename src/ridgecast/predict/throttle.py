@@ -1,0 +1,72 @@
+"""What another power cap does to time: clocks give way where work wants more than the cap.
+
+With y the demand of the power model (1 is all that the cap leaves above the idle power), clocks
+fall by s = max(1, y)**ELASTICITY: a cubic law of power would give a third, what is measured is less
+(voltage falls with the clock). Only the part of the time that follows the clocks is stretched; it
+and the rest overlap as the root of the sum of squares,
+
+    time' / time = sqrt(1 + share**2 (s**2 - 1)),  share = min(1, u_f / REACHABLE)
+
+with u_f the utilisation of the rate. `benchmarks/throttle.py` derives ELASTICITY. Knows no kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..hardware import Hardware, reference_of
+from .power import PowerModel, utilisations
+
+__all__ = ["ELASTICITY", "REACHABLE", "recapped", "stretch", "throttling"]
+
+F64 = npt.NDArray[np.float64]
+ELASTICITY = (0.2, 0.1, 0.4)
+"""Exponent of the clocks in the demand: likely, least, most. Derived: medians of sustained over
+short runs of bf16 and nvfp4 GEMMs on H200 and B200 are 0.13 to 0.21, the middle 80 % of bf16 rows
+0.0 to 0.37 (AIConfigurator, Apache-2.0)."""
+REACHABLE = 0.8
+"""Share of the rate that large GEMMs reach: 0.78 to 0.87 of the best bf16 GEMMs of A100, H100, B200
+and B300 (S. Bekman, Machine Learning Engineering, table of maximum achievable matmul FLOPS)."""
+
+
+def stretch(demand: F64, before: F64, used: F64, elasticity: float) -> F64:
+    """Time under a demand over that under the demand before; `used` is u_f [rows]."""
+    slower = (np.maximum(demand, 1.0) / np.maximum(before, 1.0)) ** elasticity
+    share = np.minimum(used / REACHABLE, 1.0)
+    return np.sqrt(1.0 + share**2 * (slower**2 - 1.0))
+
+
+def recapped(hardware: Hardware) -> Hardware | None:
+    """Catalogue's device of which this one is a copy under another power cap, None of others."""
+    reference = reference_of(hardware.base_name)
+    same = reference is None or hardware.board_power == reference.board_power
+    return None if same else reference
+
+
+def throttling(
+    model: PowerModel, hardware: Hardware, dtype: str, work: Sequence[Any], time: F64
+) -> F64:  # fmt: skip
+    """Factors [likely, low, high; rows] on the time [s] that work takes under the usual cap.
+
+    `work` is (operations, memory bytes, L2 bytes) [rows]. All 1 where no cap was changed.
+    Raises UnsupportedError for a format that the device lacks.
+    """
+    out = np.ones((3, len(time)))
+    reference = recapped(hardware)
+    if reference is None:
+        return out
+    used = utilisations(reference, dtype, work, time)
+    now, before = (
+        basis.demand(used, basis.coefficient(dtype))
+        for basis in (model.basis_of(hardware), model.basis_of(reference))
+    )
+    found = np.array([stretch(now, before, used[0], e) for e in ELASTICITY])
+    # nobody measured what a cap does to work that hardly computes: at most as if all followed
+    whole = stretch(now, before, np.ones(len(time)), max(ELASTICITY))
+    out[0], out[1] = found[0], found.min(axis=0)
+    out[2] = np.maximum(found.max(axis=0), np.where(now > before, whole, 1.0))
+    return out
