@@ -10,7 +10,7 @@ import typer
 
 from ..errors import SpecError
 from . import options as o
-from .output import NO_ANSWER, write_json
+from .output import NO_ANSWER, plain, write_json
 from .plotting import check_plot, check_trace, command, save_plot, save_trace
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
 def _rows(answer: Answer) -> list[dict[str, Any]]:
     from ..units import format_field as cell
 
-    plain = answer.to_dict()
+    known = answer.to_dict()
     rows = []
     for name in _LINES:
-        value = plain[name]
-        low, high = plain[f"{name}_low"], plain[f"{name}_high"]
+        value = known[name]
+        low, high = known[f"{name}_low"], known[f"{name}_high"]
         row = {"quantity": name.rpartition("_")[0] if name != _LINES[3] else name,
                "value": cell(name, value) if value is not None else "n/a"}  # fmt: skip
         if low is not None and value is not None:
@@ -158,43 +158,58 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     engine: Engine = "vllm",
     dtype: WeightDtype = "",
     kv_dtype: KvDtype = "",
+    plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
     """Answer two cases side by side, with ratios and where the difference comes from."""
     from ..scenario import evaluate
     from .lean import lean_lightgbm
 
+    check_plot(plot)
     lean_lightgbm()
     asked = {
         "isl": isl, "osl": osl, "batch": batch, "request_rate": None, "prefix": 0.0,
         "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype,
     }  # fmt: skip
-    answers = [evaluate(_case(text, asked)) for text in (a, b)]
-    plain = [x.to_dict() for x in answers]
+    found = _compared(a, b, [evaluate(_case(text, asked)) for text in (a, b)])
+    if json:
+        write_json(found)
+    else:
+        _side_by_side(found)
+    if plot is not None:
+        from ..report.compare_view import compare_view
+
+        save_plot(compare_view(found, command=command()), plot)
+
+
+def _compared(a: str, b: str, answers: list[Answer]) -> dict[str, Any]:
+    """Document of two answers: both, their ratios, and the parts of their decode passes."""
+    cases = [x.to_dict() for x in answers]
     rows = []
     for name in (*_LINES, "max_batch"):
-        one, two = plain[0][name], plain[1][name]
+        one, two = cases[0][name], cases[1][name]
         ratio = two / one if one and two is not None else None
         rows.append({"quantity": name, "a": one, "b": two, "b_over_a": ratio})
-    parts = _parts(answers)
-    if json:
-        return write_json({"a": {"case": a, **plain[0]}, "b": {"case": b, **plain[1]},
-                           "ratios": rows, "parts": parts})  # fmt: skip
+    return plain({"a": {"case": a, **cases[0]}, "b": {"case": b, **cases[1]}, "ratios": rows,
+                  "parts": _parts(answers)})  # fmt: skip
+
+
+def _side_by_side(found: Mapping[str, Any]) -> None:
     from ..units import format_field as cell
     from .render import print_rows, print_text
 
+    a, b = found["a"]["case"], found["b"]["case"]
     shown = [
         {"quantity": r["quantity"], a: cell(r["quantity"], r["a"]) or "n/a",
          b: cell(r["quantity"], r["b"]) or "n/a", "ratio": r["b_over_a"]}
-        for r in rows
+        for r in found["ratios"]
     ]  # fmt: skip
     print_rows(shown)
     print_rows([{"part of a decode pass": p["part"], a: cell("_s", p["a_s"]),
-                 b: cell("_s", p["b_s"])} for p in parts])  # fmt: skip
-    for text, answer in zip((a, b), answers, strict=True):
-        for reason in answer.reasons:
-            print_text(f"- {text}: {reason}")
-    return None
+                 b: cell("_s", p["b_s"])} for p in found["parts"]])  # fmt: skip
+    for case in (found["a"], found["b"]):
+        for reason in case["reasons"]:
+            print_text(f"- {case['case']}: {reason}")
 
 
 def _parts(answers: list[Answer]) -> list[dict[str, Any]]:

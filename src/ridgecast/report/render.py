@@ -13,6 +13,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
+
 from ..errors import MissingExtraError
 from .figures import Axis, Figure, Heat, Panel, Series, Values
 
@@ -185,6 +187,7 @@ def _panel(axes: Any, panel: Panel, above: str = "") -> None:
             _points(axes, series, colour, _MARKERS[i % len(_MARKERS)], dense)
     _axis(axes, panel.x, "x")
     _axis(axes, panel.y, "y")
+    _whole(axes, panel)
     if panel.horizontal:
         axes.invert_yaxis()
         axes.grid(False, axis="y")
@@ -194,6 +197,14 @@ def _panel(axes: Any, panel: Panel, above: str = "") -> None:
         axes.margins(x=0.14)
     _labels(axes, [s for s in panel.series if s.style in ("points", "line", "both")])
     _legend(axes, panel, title)
+
+
+def _whole(axes: Any, panel: Panel) -> None:
+    """No ticks between whole numbers where bars count something."""
+    drawn = [s for s in panel.series if s.style in ("bars", "stack")]
+    if drawn and all(isinstance(v, int | np.integer) for s in drawn for v in s.y):
+        which = axes.xaxis if panel.horizontal else axes.yaxis
+        which.get_major_locator().set_params(integer=True)
 
 
 def _labels(axes: Any, series: Sequence[Series]) -> None:
@@ -317,11 +328,14 @@ def _bars(axes: Any, s: Series, colour: str, place: tuple[int, int], horizontal:
     labels = s.labels
     if horizontal and count == 1 and not len(labels) and not len(s.high):
         labels = [f"{v:.3g}" for v in y]  # bars alone say what they are
-    for text, a, b in zip(labels, at, high, strict=False):
-        if text and math.isfinite(b):
-            place_at = (b, a) if horizontal else (a, b)
-            offset = (4, 0) if horizontal else (0, 3)
-            axes.annotate(text, place_at, textcoords="offset points", xytext=offset, fontsize=7.5,
+    across = axes.get_yaxis_transform() if horizontal else axes.get_xaxis_transform()
+    for text, a, b, end in zip(labels, at, y, high, strict=False):
+        if text:
+            known = math.isfinite(b)  # what is not known says so where its bar would begin
+            far = (end if math.isfinite(end) else b) if known else 0.0
+            axes.annotate(text, (far, a) if horizontal else (a, far), textcoords="offset points",
+                          xycoords="data" if known else across, color=_INK if known else _MUTED,
+                          xytext=(4, 0) if horizontal else (0, 3), fontsize=7.5,
                           va="center" if horizontal else "bottom",
                           ha="left" if horizontal else "center")  # fmt: skip
 

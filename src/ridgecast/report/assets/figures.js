@@ -47,7 +47,8 @@ const ridgecast = window.ridgecast || (window.ridgecast = {});
     if (!s.low) return undefined;
     return {
       type: "data", symmetric: false, color: colour, thickness: 1.2, width: 4,
-      array: s.high.map((v, i) => v - s.y[i]), arrayminus: s.low.map((v, i) => s.y[i] - v),
+      array: s.high.map((v, i) => (v === null ? null : v - s.y[i])),
+      arrayminus: s.low.map((v, i) => (v === null ? null : s.y[i] - v)),
     };
   }
 
