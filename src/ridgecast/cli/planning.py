@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from ..errors import InfeasibleError, SpecError
 from . import options as o
 from .output import write_json
 from .plotting import check_plot, command, save_plot
+
+if TYPE_CHECKING:
+    from ..search.fleet_plan import FleetPlan
 
 __all__ = ["plan"]
 
@@ -72,8 +75,6 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     lean_lightgbm()
     if what != "serve":
         raise SpecError(f"plan: got {what!r}, need serve")
-    if mix and plot is not None:
-        raise SpecError("--plot: draws the options for one kind of request; leave out --mix")
     space = Space(
         _devices(on), _words(stack), _words(dtype), _words(kv_dtype),
         [t.strip() for t in technique.split("|")], _sizes("tp", tp), _sizes("pp", pp),
@@ -81,7 +82,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     )  # fmt: skip
     limits = Limits(ttft, tpot, e2e, power, cost, devices, strict)
     if mix:
-        return _fleet(model, space, mix, limits, objective, json)
+        return _fleet(model, space, mix, limits, objective, plot=plot, json=json)
     found = plan_serving(
         model, space, Traffic(isl, osl, request_rate=request_rate), limits, objective=objective,
         engine=engine, out=str(out) if out else None, workers=workers,
@@ -101,13 +102,26 @@ def plan(  # noqa: PLR0913, PLR0917 - a command has as many parameters as option
     return None
 
 
-def _fleet(model: str, space: Any, mix: str, limits: Any, objective: str, json: bool) -> None:
+def _fleet(
+    model: str, space: Any, mix: str, limits: Any, objective: str, *, plot: Path | None, json: bool
+) -> None:  # fmt: skip
     from ..search.fleet_plan import parse_mix, plan_mix
+
+    kinds = parse_mix(mix)
+    found = plan_mix(model, space, kinds, limits, objective=objective)
+    if json:
+        write_json(found)
+    else:
+        _show_fleet(found)
+    if plot is not None:
+        from ..report.fleet_view import fleet_view
+
+        save_plot(fleet_view(found, kinds, model=model, command=command()), plot)
+
+
+def _show_fleet(found: FleetPlan) -> None:
     from .render import print_rows, print_text
 
-    found = plan_mix(model, space, parse_mix(mix), limits, objective=objective)
-    if json:
-        return write_json(found)
     rows = [
         {"replica": name, "count": count, "busy_share": found.fleet.busy.get(name)}
         for name, count in found.fleet.counts.items() if count
@@ -123,7 +137,8 @@ def _fleet(model: str, space: Any, mix: str, limits: Any, objective: str, json: 
             )[:6]
         ]
     )
-    return print_text(f"no fleet of these replicas can cost less than {found.fleet.bound:.4g}")
+    unit = "W" if found.fleet.objective == "power" else "USD/h"
+    print_text(f"no fleet of these replicas can take less than {found.fleet.bound:.4g} {unit}")
 
 
 def _why(rejected: Sequence[dict[str, Any]]) -> str:
