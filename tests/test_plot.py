@@ -29,6 +29,10 @@ COMMANDS = {
     "accuracy": ("accuracy",),
     "claims": ("claims", "--domain", "moe"),
     "claim": ("claims", "kivi"),
+    "compare": ("compare", "llama-3.1-8b@h100_sxm", "llama-3.1-8b@h200_sxm+kivi"),
+    "measure": ("measure", "gemm", "48x32x16", "--provider", "blas"),
+    "mix": ("plan", "serve", "llama-3.1-8b", "--on", "h100_sxm,l4", "--mix",
+            "1024:256:10,8192:512:2", "--tp", "1", "--pp", "1", "--batches", "6"),
 }  # fmt: skip
 
 
@@ -65,6 +69,93 @@ def test_html_holds_its_figures_and_loads_nothing(tmp_path):
     assert not re.findall(r"""\b(?:src|href|srcset)\s*=\s*["']?\s*(?:https?:)?//""", markup)
     assert not re.findall(r"<script[^>]+\bsrc\b|<link[^>]+\bhref\b", page)
     assert "roofline" in page
+
+
+def answered_and_drawn(folder, *words):
+    """JSON of a command, and the figures of the page that it wrote, by name."""
+    done = run(*words, "--json", "--plot", folder / "out.html")
+    page = (folder / "out.html").read_text(encoding="utf-8")
+    (held,) = re.findall(r'<script type="application/json" class="data">(.*?)</script>', page)
+    return done, json.loads(done.stdout), {f["name"]: f for f in json.loads(held)["figures"]}
+
+
+def test_two_cases_are_drawn_as_they_were_answered(tmp_path):
+    _, said, drawn = answered_and_drawn(tmp_path, *COMMANDS["compare"])
+    tpot = drawn["speed"]["panels"][1]
+    (bars,) = tpot["series"]
+    for ending, column in (("", "y"), ("_low", "low"), ("_high", "high")):
+        for case, value in zip("ab", bars[column], strict=True):
+            assert value == pytest.approx(1e3 * said[case][f"tpot_s{ending}"], rel=1e-5)
+    assert tpot["x"]["unit"] == "ms" and "× " in bars["labels"][1]
+    cost = drawn["means"]["panels"][2]["series"][0]  # no price of an h200_sxm is known
+    assert (cost["y"][1], cost["labels"][1]) == (said["b"]["cost_per_million_tokens_usd"],
+                                                 "not known")  # fmt: skip
+    one, two = drawn["passes"]["panels"][0]["series"]
+    longest = max(said["parts"], key=lambda p: max(p["a_s"], p["b_s"]))
+    seconds = [longest["a_s"], longest["b_s"]]
+    assert [one["y"][0] / 1e3, two["y"][0] / 1e3] == pytest.approx(seconds, rel=1e-5)
+
+
+def test_a_case_that_does_not_fit_is_said_not_drawn(tmp_path):
+    words = ("compare", "llama-3.1-70b@h100_sxm", "llama-3.1-70b@h100_sxm:4")
+    _, said, drawn = answered_and_drawn(tmp_path, *words)
+    assert not said["a"]["fits"]
+    for panel in (*drawn["speed"]["panels"], *drawn["means"]["panels"][:3]):
+        (bars,) = panel["series"]
+        assert bars["y"][0] is None and bars["labels"][0] == "does not fit" and bars["y"][1] > 0
+    assert "does not fit: needs" in (tmp_path / "out.html").read_text(encoding="utf-8")
+
+
+def test_a_fleet_is_drawn_by_kind_of_request(tmp_path):
+    _, said, drawn = answered_and_drawn(tmp_path, *COMMANDS["mix"])
+    kinds = list(said["counts"])
+    replicas = drawn["replicas"]["panels"][0]["series"]
+    for i, kind in enumerate(kinds):  # busy and to spare are all of them
+        assert sum(s["y"][i] for s in replicas) == pytest.approx(said["counts"][kind])
+        busy = sum(s["y"][i] for s in replicas if s["name"] != "to spare")
+        assert busy / said["counts"][kind] == pytest.approx(said["busy"][kind])
+    served = drawn["served"]["panels"][0]["series"]
+    assert [sum(s["y"][i] for s in served) for i in range(2)] == pytest.approx([10.0, 2.0])
+    cost, power = drawn["means"]["panels"]
+    assert sum(cost["series"][0]["y"]) == pytest.approx(said["cost_usd_per_h"])
+    factor = {"W": 1.0, "kW": 1e3}[power["x"]["unit"]]
+    assert factor * sum(power["series"][0]["y"]) == pytest.approx(said["power_w"], rel=1e-5)
+    alone = drawn["alone"]["panels"][0]
+    costs = sorted(c for c in said["cost_alone_usd_per_h"].values() if c is not None)
+    assert alone["series"][0]["y"] == pytest.approx([said["cost_usd_per_h"], *costs])
+    assert alone["series"][1]["x"] == pytest.approx([said["bound"]] * 2)
+
+
+def test_a_measured_point_is_drawn_with_its_spread_or_says_why_not(tmp_path):
+    _, said, drawn = answered_and_drawn(tmp_path, *COMMANDS["measure"])
+    time, power, energy = drawn["beside"]["panels"]
+    factor = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}[time["x"]["unit"]]
+    (bars,) = time["series"]
+    for column, key in (("y", "time_s"), ("low", "time_p10_s"), ("high", "time_p90_s")):
+        assert factor * bars[column][0] == pytest.approx(said[key], rel=1e-5)
+    assert "--energy" in power["reason"] and "--energy" in energy["reason"]
+    assert "Not predicted: unknown hardware" in drawn["beside"]["caption"]
+    done, said, drawn = answered_and_drawn(tmp_path, *COMMANDS["measure"], "--kernel", "nosuch")
+    assert done.exit_code == 4 and said["status"] == "refused" and not drawn
+    done = run(*COMMANDS["measure"], "--kernel", "nosuch", "--plot", tmp_path / "none.png")
+    assert done.exit_code == 4 and not (tmp_path / "none.png").exists()
+    done = run(*COMMANDS["measure"], "--dry-run", "--plot", tmp_path / "none.png")
+    assert done.exit_code == 2 and "leave out --dry-run" in done.stderr
+
+
+def test_a_sweep_is_drawn_with_what_failed(tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text('provider = "blas"\n[[grid]]\nkernel = ["library", "nosuch"]\nm = [8, 16]\n'
+                    "[protocol]\ntime_cap = 0.01\n")  # fmt: skip
+    words = ("measure", plan, "--out", tmp_path / "out")
+    _, said, drawn = answered_and_drawn(tmp_path, *words)
+    points, why = drawn["status"]["panels"]
+    counts = {s["name"]: sum(s["y"]) for s in points["series"]}
+    assert counts == {"ok": said["ok"], "refused": said["refused"]} == {"ok": 2, "refused": 2}
+    assert why["series"][0]["y"] == list(said["reasons"].values())
+    (series,) = drawn["time_by_size"]["panels"][0]["series"]
+    assert len(series["y"]) == 2 and all(a <= b <= c for a, b, c in zip(
+        series["low"], series["y"], series["high"], strict=True))  # fmt: skip
 
 
 def test_a_wrong_suffix_or_folder_is_refused_before_any_work(tmp_path):

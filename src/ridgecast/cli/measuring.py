@@ -15,6 +15,7 @@ from ..units import format_quantity, parse_quantity
 from . import options as o
 from .output import REFUSED, plain, write_json
 from .parse import parse_shape
+from .plotting import check_plot, command, save_plot
 
 if TYPE_CHECKING:
     from ..measure.plan import Plan
@@ -69,6 +70,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     stages: o.Stages = None,
     split_k: o.SplitK = None,
     config: o.ConfigPairs = None,
+    plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
     """Measure one point, or every point of a sweep file.
@@ -77,6 +79,9 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     """
     from ..measure.plan import Plan, load_plan
 
+    check_plot(plot)
+    if plot is not None and dry_run:
+        raise SpecError("--plot: draws what was measured; leave out --dry-run")
     is_file = target.endswith(".toml") or Path(target).is_file()
     if not is_file and target not in _OPS:
         step = "A sweep file ends in .toml."
@@ -102,13 +107,13 @@ def measure(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     if dry_run:
         return _told(_dry(plan, out, runner), json=json)
     if not is_file:
-        return _single(plan, runner, json=json)
+        return _single(plan, runner, plot=plot, json=json)
     if out is None:
         raise SpecError("--out: say into which folder the rows go (or --dry-run)")
     options = _options(budget, retry_failed, mix)
     if far:
-        return _sweep(_named(plan, provider, replay), out, engine, options, json=json)
-    return _sweep(plan, out, runner, options, json=json)
+        plan, runner = _named(plan, provider, replay), engine
+    return _sweep(plan, out, runner, options, plot=plot, json=json)
 
 
 def _far(engine: str, sweep: bool) -> bool:
@@ -171,7 +176,7 @@ def _options(budget: str | None, retry_failed: bool, mix: bool) -> Any:
 # ---------------------------------------------------------------------------------- one point
 
 
-def _single(plan: Plan, provider: Any, *, json: bool) -> None:
+def _single(plan: Plan, provider: Any, *, plot: Path | None, json: bool) -> None:
     """Measure the plan's one point and print it; status 4 where there is no valid time."""
     from ..measure.session import open_session
 
@@ -187,6 +192,10 @@ def _single(plan: Plan, provider: Any, *, json: bool) -> None:
         from .render import print_rows
 
         print_rows(_lines(row, point.energy, session.environment.record["meter_reason"]))
+    if plot is not None and (row.get("time_s") or plot.suffix.lower() == ".html"):
+        from ..report.measured_view import measured_view
+
+        save_plot(measured_view(row, command=command()), plot)
     if row["status"] != "ok" or not row["valid"]:
         typer.echo(f"ridgecast: not measured: {row['reason']}", err=True)
         raise typer.Exit(REFUSED)
@@ -247,7 +256,9 @@ def _told(result: DryRun, *, json: bool) -> None:
     return None
 
 
-def _sweep(plan: Plan, out: Path, provider: Any, options: Any, *, json: bool) -> None:
+def _sweep(
+    plan: Plan, out: Path, provider: Any, options: Any, *, plot: Path | None, json: bool
+) -> None:  # fmt: skip
     from ..measure.spread import run_spread
     from ..measure.sweep import run_sweep
 
@@ -264,6 +275,10 @@ def _sweep(plan: Plan, out: Path, provider: Any, options: Any, *, json: bool) ->
         raise typer.Exit(INTERRUPTED) from None
     lines.end()
     _summary(result, json=json)
+    if plot is not None:
+        from ..report.campaign_view import campaign_view
+
+        save_plot(campaign_view(out), plot)
     measured = result.ok + result.failed + result.refused
     if measured and not result.ok and not result.finished_before:
         typer.echo("ridgecast: no point could be measured; the rows say why", err=True)

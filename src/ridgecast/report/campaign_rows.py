@@ -24,8 +24,8 @@ from ..measure.shards import finished_points, read_shards
 from ..predict import predict_table
 from ..store import CONFIG_COLUMNS, Table, concat, length, read_table, select
 
-__all__ = ["Campaign", "column", "devices_of", "is_campaign", "read_campaign", "records_of",
-           "texts"]  # fmt: skip
+__all__ = ["Campaign", "column", "devices_of", "is_campaign", "predictions", "read_campaign",
+           "records_of", "texts"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 _ASKED = ("op", "hardware", "dtype", "m", "n", "k", "batch", "layout", "kernel", "cache")
@@ -134,7 +134,7 @@ def read_campaign(folder: Path) -> Campaign:
     table = _last(concat(tables))
     if "valid" not in table:
         table["valid"] = np.zeros(length(table), bool)
-    return Campaign(folder, table, _predictions(table, folder), records_of(folder),
+    return Campaign(folder, table, predictions(table, _own_devices(folder)), records_of(folder),
                      max(asked, length(table)), _skipped(folder))  # fmt: skip
 
 
@@ -175,11 +175,14 @@ def column(table: Table, name: str, default: float = float("nan")) -> F64:
     return np.asarray(table[name], np.float64)
 
 
-def _predictions(table: Table, folder: Path) -> Table:
-    """Predict the same points; a row of a device or kernel that is not known is left empty."""
+def predictions(table: Table, devices: Mapping[str, Hardware] | None = None) -> Table:
+    """Predict the same points; a row of a device or kernel that is not known is left empty.
+
+    `devices` are some of one's own, by name.
+    """
     names = [n for n in (*_ASKED, *CONFIG_COLUMNS) if n in table]
     try:
-        return predict_table({n: table[n] for n in names}, hardware=_own_devices(folder))
+        return predict_table({n: table[n] for n in names}, hardware=devices)
     except RidgecastError as error:
         rows = length(table)
         return {"time_s": np.full(rows, np.nan), "bound_s": np.full(rows, np.nan),

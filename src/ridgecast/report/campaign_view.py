@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..measure.base import BANDWIDTH_KERNELS
-from ..store import CONFIG_COLUMNS, Table, length
-from ..units import format_field, format_number
+from ..store import Table, length
+from ..units import format_field
+from .campaign_figures import (
+    against_prediction,
+    configuration_text,
+    families,
+    power_by_size,
+    rate_by_size,
+    shape_text,
+    status_figure,
+    time_by_size,
+)
 from .campaign_rows import Campaign, column, devices_of, is_campaign, read_campaign, texts
-from .figures import Axis, Figure, Panel, Series
 from .reports import is_study, reports_in
 from .view import Block, Fact, Facts, Heading, Rows, View, Words
 
@@ -26,7 +33,6 @@ __all__ = ["campaign_view", "is_campaign", "is_study", "reports_in"]
 
 MOST_ROWS = 500
 _MOST_REASONS = 50
-_MOST_SERIES = 8
 _BUSY = 0.5  # load per core from which on a machine counts as busy (assumed)
 
 
@@ -49,7 +55,11 @@ def campaign_view(folder: Path) -> View:
     warnings = _warnings(found, counts)
     if warnings:
         blocks.append(Words(tuple(warnings), tone="warning", listed=len(warnings) > 1))
-    blocks += [_against_prediction(found), _by_size(found)]
+    figures = [status_figure(found), against_prediction(found), time_by_size(found),
+               rate_by_size(found)]  # fmt: skip
+    if _asked_energy(found.table):
+        figures.append(power_by_size(found))
+    blocks += [f for f in figures if f.name != "status" or not f.reason]
     told = (
         ("agreement", "Predicted against measured", _agreement(found), _SCORED),
         ("reasons", "Why points are missing or flagged", reasons, ""),
@@ -145,7 +155,7 @@ def _reasons(found: Campaign) -> list[dict[str, Any]]:
             for (status, reason), n in told[:_MOST_REASONS]]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------- results, figures
+# ------------------------------------------------------------------------------------ results
 
 _HEADINGS = {"time_error": "predicted − measured", "spread_share": "spread (10 to 90)",
              "predicted_s": "predicted", "rate_flops_per_s": "rate"}  # fmt: skip
@@ -165,8 +175,8 @@ def _rows(found: Campaign) -> list[dict[str, Any]]:
     for i in map(int, at):
         shown = {name: table[name][i] for name in several if name in table and several[name]}
         out.append({
-            "kernel": table["kernel"][i], "shape": _shape(table, i), "dtype": table["dtype"][i],
-            **shown, "configuration": _configuration(table, i), "status": status[i],
+            "kernel": table["kernel"][i], "shape": shape_text(table, i), "dtype": table["dtype"][i],
+            **shown, "configuration": configuration_text(table, i), "status": status[i],
             "time_s": time[i], "spread_share": (ends[1][i] - ends[0][i]) / time[i],
             "rate_flops_per_s": work[i] / time[i], "power_w": column(table, "power_w")[i],
             "energy_j": column(table, "energy_j")[i], "predicted_s": guess[i],
@@ -176,31 +186,11 @@ def _rows(found: Campaign) -> list[dict[str, Any]]:
     return out
 
 
-def _shape(table: Table, i: int) -> str:
-    if str(table["kernel"][i]) in BANDWIDTH_KERNELS:
-        return format_field("m_bytes", float(table["m"][i]))
-    return " × ".join(f"{int(table[name][i])}" for name in ("m", "n", "k"))
-
-
-def _configuration(table: Table, i: int) -> str:
-    given = ((name, column(table, name)[i]) for name in CONFIG_COLUMNS if name in table)
-    return ", ".join(f"{name} {format_number(float(v))}" for name, v in given if np.isfinite(v))
-
-
-def _families(table: Table) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows by kernel and format, the largest families first."""
-    names = [f"{k} {d}" for k, d in zip(texts(table, "kernel"), texts(table, "dtype"),
-                                        strict=True)]  # fmt: skip
-    order = [name for name, _ in Counter(names).most_common()]
-    held = np.array(names, dtype=object)
-    return {name: np.flatnonzero(held == name) for name in order}
-
-
 def _agreement(found: Campaign) -> list[dict[str, Any]]:
     time, guess = found.time, found.prediction()
     low, high = (found.prediction(f"time_{end}_s") for end in ("low", "high"))
     rows: list[dict[str, Any]] = []
-    for name, own in _families(found.table).items():
+    for name, own in families(found.table).items():
         at = own[np.isfinite(time[own]) & np.isfinite(guess[own])]
         if not len(at):
             continue
@@ -212,60 +202,6 @@ def _agreement(found: Campaign) -> list[dict[str, Any]]:
                      "p90_error": float(np.quantile(error, 0.9)),
                      "coverage": float(inside.mean())})  # fmt: skip
     return rows
-
-
-def _against_prediction(found: Campaign) -> Figure:
-    name, title = "predicted_measured", "Predicted against measured"
-    time, guess = found.time, found.prediction()
-    low, high = (found.prediction(f"time_{end}_s") for end in ("low", "high"))
-    both = np.isfinite(time) & np.isfinite(guess)
-    if not both.any():
-        told = Counter(texts(found.predicted, "reason")).most_common(1)
-        reason = told[0][0] if told and told[0][0] else "no valid time"
-        return Figure(
-            name, title, "", (Panel(title, reason=f"no prediction: {reason.rstrip('.')}"),)
-        )
-    series = [
-        Series(family, time[at], guess[at], low=low[at], high=high[at], hover=_hover(found, at))
-        for family, own in list(_families(found.table).items())[:_MOST_SERIES]
-        if len(at := own[both[own]])
-    ]
-    ends = [float(min(time[both].min(), guess[both].min())),
-            float(max(time[both].max(), guess[both].max()))]  # fmt: skip
-    series.append(Series("equal", ends, ends, style="guide"))
-    x, y = Axis("measured time", "s", "log"), Axis("predicted time", "s", "log")
-    caption = "Bars are the 90 % intervals of the predictions."
-    return Figure(name, title, caption, (Panel("time", x, y, tuple(series)),))
-
-
-def _hover(found: Campaign, at: npt.NDArray[np.int64]) -> list[str]:
-    return [" ".join(filter(None, (_shape(found.table, int(i)),
-                                   _configuration(found.table, int(i))))) for i in at]  # fmt: skip
-
-
-def _by_size(found: Campaign) -> Figure:
-    """Achieved rate by operations, and beside it the share of the speed of light."""
-    name, title = "rate_by_size", "Achieved rate by size"
-    time, work, bound = found.time, found.flops, found.prediction("bound_s")
-    known = np.isfinite(time) & np.isfinite(work)
-    x = Axis("operations", "flop", "log")
-    rates: list[Series] = []
-    shares: list[Series] = []
-    for family, own in list(_families(found.table).items())[:_MOST_SERIES]:
-        at = own[known[own]]
-        if not len(at):
-            continue
-        at = at[np.argsort(work[at])]
-        rates.append(Series(family, work[at], work[at] / time[at] / 1e9, hover=_hover(found, at)))
-        lit = at[np.isfinite(bound[at])]
-        if len(lit):
-            shares.append(Series(family, work[lit], bound[lit] / time[lit],
-                                 hover=_hover(found, lit)))  # fmt: skip
-    panels = [Panel("rate", x, Axis("rate", "Gflop/s", "log"), tuple(rates),
-                    reason="" if rates else "no product has a valid time")]  # fmt: skip
-    if shares:
-        panels.append(Panel("of the speed of light", x, Axis("bound over time"), tuple(shares)))
-    return Figure(name, title, "Each point is one shape and configuration.", tuple(panels))
 
 
 # ------------------------------------------------------------------------------------ environment
