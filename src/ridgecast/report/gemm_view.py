@@ -97,9 +97,8 @@ def gemm_view(q: GemmQuestion, *, model: str | Path | None = None) -> View:
 
 
 def _cautions(told: Explanation) -> list[Block]:
-    """Pick what must not be overlooked: notes on a changed power cap, on a time at its bound."""
-    care = ("another power cap", "the utilisation carried over")
-    notes = tuple(text for text in told.notes if text.startswith(care))
+    """Pick what must not be overlooked: a note on a time at its bound."""
+    notes = tuple(text for text in told.notes if text.startswith("the utilisation carried over"))
     return [Words(notes, tone="warning")] if notes else []
 
 
