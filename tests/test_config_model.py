@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ridgecast as rc
 from ridgecast.errors import NoDataError, SpecError
 from ridgecast.hardware import get
 from ridgecast.predict import config_features as cf
@@ -240,3 +241,19 @@ def test_held_out_kernels_of_measured_data():
     inside = (time >= out["time_low_s"]) & (time <= out["time_high_s"])
     assert 0.87 < inside.mean() < 0.95
     assert time[np.argmin(out["time_s"])] < 1.1 * time.min()
+
+
+def test_parameters_that_are_not_given_are_the_kernels_own():
+    """A table may name some parameters, or leave them open in some rows; the reason says which."""
+    whole = rc.ClblastConfig(MWG=128, NWG=128)
+    table = {
+        "op": ["gemm"] * 3, "hardware": ["rtx_3090"] * 3, "dtype": ["fp32"] * 3,
+        "kernel": ["clblast"] * 3, "m": [1024] * 3, "n": [1024] * 3, "k": [1024] * 3,
+        "mwg": [128.0, np.nan, 128.0], "nwg": [128.0, np.nan, 128.0],
+    }  # fmt: skip
+    found = rc.predict_table({name: np.array(values) for name, values in table.items()})
+    assert list(found["status"]) == ["ok"] * 3
+    full = rc.predict(rc.Gemm(1024, 1024, 1024, dtype="fp32"), "rtx_3090", config=whole)
+    assert found["time_s"][0] == found["time_s"][2] == pytest.approx(full.time)
+    assert "kwg=32" in found["reason"][0] and "mwg=" not in found["reason"][0]
+    assert "mwg=64" in found["reason"][1]

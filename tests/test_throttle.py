@@ -85,7 +85,7 @@ def test_a_cap_below_the_idle_power_is_said():
 def test_devices_of_one_chip_differ_as_their_power_says(device, watts, best, other, public):
     """Best bf16 GEMMs of A100 SXM and PCIe, H100 and GH200, B200 and GB200 [Tflop/s].
 
-    S. Bekman, Machine Learning Engineering, table of maximum achievable matmul FLOPS; no fit saw it.
+    S. Bekman, Machine Learning Engineering, best matmul FLOPS; no fit saw them.
     """
     used = np.array([best * 1e12 / get(device).rate("bf16")])
     basis, nothing = MODEL.basis_of(get(device)), np.zeros(1)

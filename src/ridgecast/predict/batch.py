@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..dtypes import dtype as find_dtype
 from ..errors import RidgecastError, SpecError, UnsupportedError, unknown_name
 from ..hardware import Hardware, resolve
 from ..kernels.bound import check_cache
+from ..kernels.config import ClblastConfig
 from ..ops import op_names
 from ..ops.gemm import LAYOUTS, MAX_DIM
 from ..store.schema import CONFIG_COLUMNS
@@ -352,13 +353,19 @@ def _clblast(
     model = bundle.configurations()
     if model is None:
         raise UnsupportedError(f"{bundle.path} holds no model of CLBlast configurations")
-    table: Table = {name: values[rows] for name, values in config.items()}
+    table: Table = {n: v[rows] for n, v in config.items() if np.isfinite(v[rows]).all()}
+    usual = {f.name.lower(): f.default for f in fields(ClblastConfig)}
+    left_open = [name for name in usual if name not in table]
+    table |= {name: np.full(len(rows), usual[name]) for name in left_open}
     table |= {"m": shapes.m, "n": shapes.n, "k": shapes.k, "batch": shapes.batch}
     table["dtype"] = np.full(len(rows), q.dtype, dtype=object)
     done = predict_configurations(model, table, q.hardware, q.level)
     for name in ("time_s", "time_low_s", "time_high_s", "bound_s", "basis", "status", "reason"):
         out[name][rows] = done[name]
     ok = np.asarray(done["status"]) == "ok"
+    if left_open:
+        told = ", ".join(f"{name}={usual[name]}" for name in left_open)
+        out["reason"][rows[ok]] += f"; taken for what was not given: {told}"
     answered, left = rows[ok], shapes.take(ok)
     p = left.problem(q.dtype)
     slower = throttling(
