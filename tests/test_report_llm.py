@@ -58,8 +58,8 @@ def plain(view):
 @pytest.mark.parametrize(
     "asked",
     [{}, ODD, {**ONE, "devices": 2, "tp": 2, "batch": "max"}, {**ONE, "request_rate": 3.0},
-     {"devices": 1}],
-    ids=["default", "odd", "max", "rate", "does not fit"],
+     {"devices": 1}, {**ODD, "what_if": ["memory.bandwidth=+20%", "board_power=-30%"]}],
+    ids=["default", "odd", "max", "rate", "does not fit", "what if"],
 )  # fmt: skip
 def test_the_answer_is_the_document_of_the_command_line(asked):
     q = LlmQuestion(**asked)
@@ -68,6 +68,15 @@ def test_the_answer_is_the_document_of_the_command_line(asked):
     answer = ran(view.python)["a"]
     assert answer.tpot == view.answer["tpot_s"]
     assert answer.memory_total == view.answer["memory_bytes"]
+
+
+def test_a_changed_device_stands_beside_the_device_as_it_is():
+    view = llm_view(LlmQuestion(**ONE, what_if=["board_power=-50%"]))
+    rows = {r["quantity"]: r for r in view.table("what_if").rows}
+    before, after = llm_view(LlmQuestion(**ONE)).answer, view.answer
+    assert rows["power of a device"]["ratio"] == after["power_w"] / before["power_w"] < 0.9
+    assert 1.0 < rows["TTFT"]["ratio"] < 1.4 and rows["energy per token"]["ratio"] < 1.0
+    assert any("another power cap" in reason for reason in after["reasons"])
 
 
 def test_the_memory_bar_sums_to_the_total_under_its_guides():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SpecError
+from ..units import key_values
 from . import options as o
 from .output import NO_ANSWER, plain, write_json
 from .plotting import check_plot, check_trace, command, save_plot, save_trace
@@ -63,6 +64,7 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
     technique: Techniques = "",
     prefix: Prefix = 0.0,
     price_per_h: Price = None,
+    what_if: o.WhatIf = None,
     trained: Annotated[Path | None, typer.Option("--model", help="Trained models.")] = None,
     plot: o.Plot = None,
     trace: o.Trace = None,
@@ -80,7 +82,7 @@ def llm(  # noqa: PLR0913, PLR0917 - a command has as many parameters as options
         "isl": isl, "osl": osl, "batch": batch, "tpot": tpot, "ttft": ttft,
         "request_rate": request_rate, "prefix": prefix, "engine": engine, "dtype": dtype,
         "kv_dtype": kv_dtype, "technique": technique, "price_per_h": price_per_h,
-        "trained": trained,
+        "what_if": key_values(what_if or (), "--what-if"), "trained": trained,
     }  # fmt: skip
     scenario = scenario_of(model, on, {k: v for k, v in sizes.items() if v is not None}, asked)
     answer = evaluate(scenario)
@@ -158,6 +160,10 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
     engine: Engine = "vllm",
     dtype: WeightDtype = "",
     kv_dtype: KvDtype = "",
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=CHANGE", help="Change the device of b: +20%; repeatable."),
+    ] = None,
     plot: o.Plot = None,
     json: o.Json = False,
 ) -> None:
@@ -171,7 +177,9 @@ def compare(  # noqa: PLR0913, PLR0917 - a command has as many parameters as opt
         "isl": isl, "osl": osl, "batch": batch, "request_rate": None, "prefix": 0.0,
         "engine": engine, "dtype": dtype, "kv_dtype": kv_dtype,
     }  # fmt: skip
-    found = _compared(a, b, [evaluate(_case(text, asked)) for text in (a, b)])
+    changes = {"what_if": key_values(what_if or (), "--what-if")}
+    answers = [evaluate(_case(a, asked)), evaluate(_case(b, asked | changes))]
+    found = _compared(a, f"{b} {', '.join(what_if)}" if what_if else b, answers)
     if json:
         write_json(found)
     else:

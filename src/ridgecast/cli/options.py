@@ -29,6 +29,7 @@ __all__ = [
     "TileN",
     "Trace",
     "UserHardware",
+    "WhatIf",
 ]
 
 Op = Annotated[str, typer.Argument(help="Operation; see `ridgecast ops`.", show_default=False)]
@@ -43,6 +44,12 @@ On = Annotated[
 UserHardware = Annotated[
     Path | None,
     typer.Option("--hardware", help="Your own device (a TOML file) instead of --on."),
+]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=CHANGE", help="Change the device and predict again: +20%; repeatable."
+    ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Multiplications or sequences in one call.")]
 Layout = Annotated[

@@ -194,12 +194,7 @@ def explain(  # noqa: PLR0913, PLR0917
     stages: o.Stages = None,
     split_k: o.SplitK = None,
     config: o.ConfigPairs = None,
-    what_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD=CHANGE", help="Change the device and predict again: +20%; repeatable."
-        ),
-    ] = None,
+    what_if: o.WhatIf = None,
     model: o.Model = None,
     level: o.Level = 0.9,
     plot: o.Plot = None,

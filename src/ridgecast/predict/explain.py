@@ -22,6 +22,7 @@ from .batch import predict_table
 from .breakdown import BEYOND, Kernel, Part, energy_parts, kernel_of, time_parts
 from .bundle import Bundle, open_bundle
 from .prediction import Prediction, asked_of, predict, words_of
+from .throttle import NOTE
 
 __all__ = ["Explanation", "explain"]
 
@@ -181,10 +182,7 @@ def _limits(prediction: Prediction, what_if: Mapping[str, Any] | None) -> list[s
     """Say where an answer should be read with care: another power cap, a time at the bound."""
     told = []
     if "board_power" in (what_if or {}):
-        told.append(
-            "another power cap: clocks give way by a law that sustained runs of two devices gave "
-            "(H200, B200), so the interval is wide where the cap is far from the usual one"
-        )
+        told.append(NOTE)
     if prediction.basis == "transferred" and prediction.time < 1.01 * prediction.bound:
         told.append(
             "the utilisation carried over from other devices reaches the bound, which libraries "

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..hardware import Hardware, reference_of
 from .power import PowerModel, utilisations
 
-__all__ = ["ELASTICITY", "REACHABLE", "recapped", "stretch", "throttling"]
+__all__ = ["ELASTICITY", "NOTE", "REACHABLE", "recapped", "stretch", "throttling"]
 
 F64 = npt.NDArray[np.float64]
 ELASTICITY = (0.2, 0.1, 0.4)
@@ -31,6 +31,12 @@ short runs of bf16 and nvfp4 GEMMs on H200 and B200 are 0.13 to 0.21, the middle
 REACHABLE = 0.8
 """Share of the rate that large GEMMs reach: 0.78 to 0.87 of the best bf16 GEMMs of A100, H100, B200
 and B300 (S. Bekman, Machine Learning Engineering, table of maximum achievable matmul FLOPS)."""
+
+
+NOTE = (
+    "another power cap: clocks give way by a law that sustained runs of two devices gave (H200, "
+    "B200), so intervals are wide where the cap is far from the usual one"
+)
 
 
 def stretch(demand: F64, before: F64, used: F64, elasticity: float) -> F64:

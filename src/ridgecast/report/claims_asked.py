@@ -119,7 +119,7 @@ def _techniques(given: str | Treatment) -> list[str]:
     raise _NoPageError("a treatment of its own")
 
 
-def _layout(s: Scenario) -> dict[str, int]:
+def _layout(s: Scenario) -> dict[str, Any]:
     if s.layout is None:
         return {}
     if s.layout.gpus_per_node != Layout().gpus_per_node:

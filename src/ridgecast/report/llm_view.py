@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hardware import resolve
 from ..scenario import Scenario, document_of, engine, evaluate, scenario_of
-from ..units import format_field, format_number, format_quantity
+from ..units import format_field, format_number, format_quantity, key_values
 from .figures import Axis, Figure, Panel, Series
 from .questions import LlmQuestion
 from .scaled import scaled
@@ -51,7 +51,7 @@ def asked_of(q: LlmQuestion, **changes: Any) -> dict[str, Any]:
     names = ("isl", "osl", "batch", "request_rate", "prefix", "engine", "dtype", "kv_dtype",
              "price_per_h")  # fmt: skip
     asked = {name: getattr(q, name) for name in names} | {"technique": ",".join(q.technique)}
-    return asked | changes
+    return asked | {"what_if": key_values(q.what_if, "what_if")} | changes
 
 
 def scenario_from(q: LlmQuestion, **changes: Any) -> Scenario:
@@ -89,6 +89,7 @@ def llm_view(q: LlmQuestion, *, model: str | Path | None = None) -> View:
     usable = engine(q.engine).memory_share * doc["memory_capacity_bytes"]
     blocks: list[Block] = [
         Words((_sentence(q, doc, device.title),), tone="lead"),
+        *([_changed(q, doc, model)] if q.what_if else []),
         *answer_blocks(doc, usable, q.engine),
     ]
     return View(
@@ -116,6 +117,22 @@ def answer_blocks(doc: Mapping[str, Any], usable: float, engine: str) -> list[Bl
     return blocks
 
 
+def _changed(q: LlmQuestion, doc: Mapping[str, Any], model: str | Path | None) -> Rows:
+    """Put the device as it is beside the changed one."""
+    before = answered(q, trained=model, what_if={})
+    rows = [
+        {"quantity": label, "as_it_is": text_of(key, before[key]),
+         "changed": text_of(key, doc[key]),
+         "ratio": doc[key] / before[key] if doc[key] and before[key] else None}
+        for key, (label, _) in _NUMBERS.items()
+    ]  # fmt: skip
+    rows.append({"quantity": "largest batch", "as_it_is": str(before["max_batch"]),
+                 "changed": str(doc["max_batch"]), "ratio": None})  # fmt: skip
+    return Rows("what_if", f"With {', '.join(q.what_if)}", rows,
+                headings={"as_it_is": "as it is"},
+                caption="Every number below is of the changed device.")  # fmt: skip
+
+
 def _layout_text(doc: Mapping[str, Any]) -> str:
     """Layout of a replica in words, as far as it is not plain."""
     sizes = ", ".join(f"{k} {v}" for k, v in doc["layout"].items() if v != 1)
@@ -130,6 +147,8 @@ def _case(q: LlmQuestion, doc: Mapping[str, Any]) -> str:
             f"{doc['isl']} in / {doc['osl']} out"]  # fmt: skip
     if q.request_rate is not None:
         made.append(f"{q.request_rate:g} requests/s")
+    if q.what_if:
+        made.append("device changed: " + ", ".join(q.what_if))
     if doc["techniques"]:
         made.append("with " + " + ".join(doc["techniques"]))
     return "; ".join(made)

@@ -343,6 +343,9 @@ class LlmQuestion(Question):
                                  description="Published techniques; they stack, in order.",
                                  **shown("Techniques", "switches", "Techniques",
                                           options="techniques"))  # fmt: skip
+    what_if: list[str] = Field(default=[], max_length=12,
+                               description="Changes of the device: memory.bandwidth=+20%.",
+                               **shown("What if", "sliders", "What if"))  # fmt: skip
 
     @property
     def place(self) -> str:
@@ -362,7 +365,8 @@ class LlmQuestion(Question):
             "request_rate": self.request_rate, **self.sizes,
             "engine": self.engine if self.engine != "vllm" else None, "dtype": self.dtype,
             "kv_dtype": self.kv_dtype, "technique": ",".join(self.technique),
-            "prefix": self.prefix or None, "price_per_h": self.price_per_h})  # fmt: skip
+            "prefix": self.prefix or None, "price_per_h": self.price_per_h,
+            "what_if": self.what_if})  # fmt: skip
         return shlex.join(words)
 
     def python(self) -> str:
@@ -384,7 +388,9 @@ class LlmQuestion(Question):
                 options += f", {name}={value!r}"
         if self.technique:
             options += f", techniques={','.join(self.technique)!r}"
-        lines += ["", f"a = rc.evaluate(rc.Scenario({self.model!r}, {self.on!r}, {self.devices}"
+        changes = _halves(self.what_if)
+        device = f"rc.hardware({self.on!r}).what_if({changes!r})" if changes else repr(self.on)
+        lines += ["", f"a = rc.evaluate(rc.Scenario({self.model!r}, {device}, {self.devices}"
                   f"{options}))", "print(a.tpot, a.ttft, a.power, a.fits)"]  # fmt: skip
         return "\n".join(lines)
 

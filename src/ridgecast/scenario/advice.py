@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..errors import UnsupportedError
 from ..models.network import Network
+from ..predict.throttle import NOTE, recapped
 from ..techniques import get, names
 from .case import Made, Scenario
 from .passes import idle_power
@@ -58,6 +59,8 @@ def cautions(s: Scenario, made: Made) -> list[str]:
     length = s.traffic.isl + s.traffic.osl
     if 0 < longest < length:
         told.append(f"{made.network.name} was made for {longest} tokens; {length} are asked for")
+    if recapped(made.hardware) is not None:
+        told.append(NOTE)
     return told + _conditions(made)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InfeasibleError, SpecError
+from ..hardware import resolve
 from ..models.network import Layout
 from .case import Answer, Scenario, Traffic
 from .inverse import largest_batch_within, longest_context
@@ -23,8 +24,9 @@ def scenario_of(
     """Build a scenario from words.
 
     `on` is DEVICE or DEVICE:N, `sizes` the layout as far as it is given (tp, pp, dp, ep, cp),
-    `asked` the other options of `llm` by name. isl "max" becomes the longest prompt with which the
-    batch fits, batch "max" with `tpot` or `ttft` [s] the largest that keeps them.
+    `asked` the other options of `llm` by name; its what_if maps fields of the device to changes, as
+    for `Hardware.what_if`. isl "max" becomes the longest prompt with which the batch fits, batch
+    "max" with `tpot` or `ttft` [s] the largest that keeps them.
     Raises SpecError for what cannot be read, InfeasibleError where no prompt or batch will do.
     """
     device, _, count = (
@@ -38,8 +40,10 @@ def scenario_of(
     rate = asked.get("request_rate")
     traffic = Traffic(1 if isl == "max" else int(isl), asked["osl"], batch, rate,
                       asked.get("prefix", 0.0))  # fmt: skip
+    changes = asked.get("what_if")
     s = Scenario(
-        model, device, devices, layout, traffic, asked["engine"], asked["dtype"],
+        model, resolve(device).what_if(changes) if changes else device, devices, layout,
+        traffic, asked["engine"], asked["dtype"],
         kv_dtype=asked["kv_dtype"], techniques=asked["technique"],
         price_per_h=asked.get("price_per_h"), trained=asked.get("trained"),
     )  # fmt: skip
