@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ridgecast as rc
-from ridgecast.hardware import get
+from ridgecast.hardware import get, load
 from ridgecast.hardware.whatif import what_if
 from ridgecast.predict.power import PowerModel
 from ridgecast.predict.throttle import ELASTICITY, stretch
@@ -105,3 +108,13 @@ def test_other_operations_follow():
         full, half = rc.predict(op, "h200_sxm"), rc.predict(op, under("h200_sxm", 350.0))
         assert (half.time > 1.05 * full.time) is slower
         assert half.basis == "transferred" and half.power < full.power
+
+
+def test_a_users_own_device_follows_and_a_second_change_keeps_the_first_origin():
+    own = load(Path(__file__).parents[1] / "examples" / "my_device.toml")
+    op = rc.Gemm(8192, 8192, 8192)
+    half = own.what_if({"board_power": "-50%"})
+    assert half.origin == own and half.what_if({"clock": "-1%"}).origin == own
+    full, capped = rc.predict(op, own), rc.predict(op, half)
+    assert 1.1 < capped.time / full.time < 1.4 and capped.power < 0.6 * full.power
+    assert pickle.loads(pickle.dumps(half)).origin == own  # search sends devices to processes

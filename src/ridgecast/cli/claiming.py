@@ -111,7 +111,8 @@ def _show_all(checked: Sequence[Checked], *, all_shown: bool) -> None:
     if rows:
         print_rows(rows)
     counts = {name: sum(one.verdict == name for one in checked) for name in VERDICTS}
-    print_text(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    print_text(found or "no such work: leave an option out")
     if counts[NOT_MODELLED] and not all_shown:
         print_text("`ridgecast claims --verdict not-modelled` lists the rest, and ID says why.")
 

@@ -122,6 +122,8 @@ def _draw(
 
 def _show(result: Any) -> None:
     """Print one table for each target; what could not be scored, and notes, go to stderr."""
+    if not result.rows:
+        typer.echo("no score has all of these: leave an option out", err=True)
     typer.echo(result.to_markdown(compact=True), nl=False)
     for row in result.rows:
         if row["status"] != "ok":

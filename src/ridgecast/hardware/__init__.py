@@ -5,7 +5,7 @@ devices (`what_if`). Must not import any room but `units`, `dtypes` and `errors`
 operation, kernel or time.
 """
 
-from .catalog import get, load, loads, names, reference_of, resolve
+from .catalog import get, load, loads, names, origin_of, reference_of, resolve
 from .describe import compare, describe
 from .spec import Hardware, Link, MemoryLevel, SmLimits, Source
 
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "loads",
     "names",
+    "origin_of",
     "reference_of",
     "resolve",
 ]

@@ -290,4 +290,5 @@ def _build(device: _Builder) -> Hardware:
         price=device.maybe("price"),
         price_per_h=device.maybe("price_per_h"),
         sources=device.sources,
+        origin=None,
     )

@@ -16,7 +16,7 @@ from ..errors import SpecError, unknown_name
 from .build import CATALOG, build
 from .spec import Hardware
 
-__all__ = ["devices_with", "get", "load", "loads", "names", "reference_of", "resolve"]
+__all__ = ["devices_with", "get", "load", "loads", "names", "origin_of", "reference_of", "resolve"]
 
 ENTRY_POINTS = "ridgecast.hardware"
 _BRANDS = re.compile(
@@ -56,6 +56,11 @@ def resolve(what: str | Path | Hardware) -> Hardware:
 def reference_of(name: str) -> Hardware | None:
     """Return the catalogue's device of a name, which a what-if is compared with."""
     return _get(name) if name in _shipped() else None
+
+
+def origin_of(hardware: Hardware) -> Hardware:
+    """Return the device that a what-if was made from, the catalogue's of its name, or itself."""
+    return hardware.origin or reference_of(hardware.base_name) or hardware
 
 
 def load(path: str | Path) -> Hardware:

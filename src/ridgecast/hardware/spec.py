@@ -190,6 +190,7 @@ class Hardware:
     price_per_h: float | None = None
     sources: Mapping[str, Source] = field(default_factory=_no_sources)
     notes: str = ""
+    origin: Hardware | None = field(default=None, compare=False, repr=False)  # of a what-if
 
     def __post_init__(self) -> None:
         for name in _MAPPINGS:

@@ -79,7 +79,7 @@ def what_if(hw: Hardware, changes: Mapping[str, str | float]) -> Hardware:
     except SpecError as err:
         raise SpecError(f"what_if[{text}]: {err}") from None
     name = f"{hw.name[:-1]},{text}]" if hw.name.endswith("]") else f"{hw.name}[{text}]"
-    return dataclasses.replace(out, name=name)
+    return dataclasses.replace(out, name=name, origin=hw.origin or hw)
 
 
 def _compact(change: str | float) -> str:

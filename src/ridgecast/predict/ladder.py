@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SpecError, unknown_name
-from ..hardware import Hardware, reference_of
+from ..hardware import Hardware, origin_of
 from ..kernels.bound import CLOSEST, Cache, bound_of
 from ..kernels.config import SimtConfig, TensorConfig, TiledConfig
 from ..kernels.library import library_time
@@ -129,7 +129,7 @@ def _uncapped(
 
 def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
     """Transferred from other devices; a what-if keeps the utilisation of the device it changes."""
-    reference = reference_of(q.hardware.base_name) or q.hardware
+    reference = origin_of(q.hardware)
     time, low, high, reason = prior.predict(shapes, q.dtype, reference, q.level)
     if q.hardware != reference or q.cache != "hot":
         time, low, high = _changed(q, shapes, reference, (time, low, high))
@@ -152,7 +152,7 @@ def _changed(
 def _same_device(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: Bundle) -> Times:
     """Measured or learned; transferred where the device was changed by a what-if."""
     model = bundle.time_model(entry)
-    reference = reference_of(entry.hardware) or q.hardware
+    reference = origin_of(q.hardware)
     time, low, high, distance = model.predict(shapes, q.dtype, reference, q.level)
     # before any ratio: a counterfactual starts from the time that it is compared with
     time, low, high, hit = _measured(bundle, entry, shapes, (time, low, high))
@@ -190,7 +190,7 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     is widened by the shift that such transfers showed (`spread` of the bundle's card).
     """
     model = bundle.time_model(entry)
-    reference = reference_of(entry.hardware) or q.hardware
+    reference = origin_of(q.hardware)
     time, low, high, _ = model.predict(shapes, q.dtype, reference, q.level)
     same = (q.hardware.unit(q.dtype) == q.hardware.unit(entry.dtype)) and (
         shapes.problem(q.dtype).a_size == shapes.problem(entry.dtype).a_size

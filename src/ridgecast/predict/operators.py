@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
-from ..hardware import Hardware, get, names, reference_of, resolve
+from ..hardware import Hardware, get, names, origin_of, reference_of, resolve
 from ..kernels.bound import CLOSEST, Cache, check_cache
 from ..kernels.operator import assumed_links, link_of
 from ..ops import op_class
@@ -221,7 +221,8 @@ def _measured(
     op: Op, k: Known, device: Hardware, model: OperatorModel, level: float, cache: Cache
 ) -> Answer:
     """Time by a model of this operation on this device, or on the one that it was changed from."""
-    reference = reference_of(model.hardware) or device
+    own = model.hardware == device.base_name
+    reference = origin_of(device) if own else reference_of(model.hardware) or device
     base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
     time, low, high, place = model.predict(op, base, reference, level)
     basis = np.full(k.rows, "learned", dtype=object)
@@ -268,7 +269,7 @@ def _unmeasured(
     pooled = bundle.pooled_operator(op.name)
     basis = np.full(k.rows, "analytic", dtype=object)
     if pooled is not None and pooled.knows(op) and _kin(pooled, device):
-        reference = reference_of(device.base_name) or device
+        reference = origin_of(device)
         base = k if device == reference and cache == "hot" else known(op, k.rows, reference)
         time, low, high, _ = pooled.predict(op, base, reference, level)
         basis[:] = "transferred"

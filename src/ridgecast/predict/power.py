@@ -38,7 +38,7 @@ import numpy.typing as npt
 from ..dtypes import DTYPES
 from ..dtypes import dtype as find_dtype
 from ..errors import NoDataError, OutOfDomainError, SpecError
-from ..hardware import Hardware, reference_of
+from ..hardware import Hardware, origin_of
 from ..store import Table
 
 __all__ = ["LEVELS", "OVERSHOOT", "Basis", "PowerModel", "cell_of", "cells", "gemm_work",
@@ -204,9 +204,9 @@ class PowerModel:
     def basis_of(self, hardware: Hardware) -> Basis:
         """Fitted shares for a device: its own, or pooled ones with its idle power if known.
 
-        A device with another board power than the catalogue's of its name is that one, capped.
+        A device with another board power than the one that it was made from is that one, capped.
         """
-        found = reference_of(hardware.base_name) or hardware
+        found = origin_of(hardware)
         own = self.devices.get(found.name, self.pooled)
         if own is self.pooled and hardware.idle_power is not None:
             own = replace(own, idle=hardware.idle_power / found.board_power)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..hardware import Hardware, reference_of
+from ..hardware import Hardware, origin_of
 from .power import PowerModel, utilisations
 
 __all__ = ["ELASTICITY", "NOTE", "REACHABLE", "recapped", "stretch", "throttling"]
@@ -47,10 +47,9 @@ def stretch(demand: F64, before: F64, used: F64, elasticity: float) -> F64:
 
 
 def recapped(hardware: Hardware) -> Hardware | None:
-    """Catalogue's device of which this one is a copy under another power cap, None of others."""
-    reference = reference_of(hardware.base_name)
-    same = reference is None or hardware.board_power == reference.board_power
-    return None if same else reference
+    """Device of which this one is a copy under another power cap, None of others."""
+    reference = origin_of(hardware)
+    return None if hardware.board_power == reference.board_power else reference
 
 
 def throttling(
