@@ -29,6 +29,8 @@ def choose(rows: Sequence[R], wanted: Mapping[str, str | Sequence[str]]) -> list
     """
     chosen = list(rows)
     for name, values in wanted.items():
+        if name not in FILTERS:
+            raise SpecError(unknown_name("column to choose by", name, FILTERS))
         asked = [values] if isinstance(values, str) else values
         own = {own_name(rows, name, value) for value in asked if value}
         if own:

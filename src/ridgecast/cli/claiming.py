@@ -32,7 +32,8 @@ def claims(
         str | None, typer.Option(help="Only these, such as attention or moe.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(help="Only these: words in id, title, mechanism, kind or levers.")
+        str | None,
+        typer.Option(help="Only these: words in id, title, mechanism, kind, source or levers."),
     ] = None,
     plot: Plot = None,
     json: Json = False,
@@ -61,16 +62,18 @@ def claims(
     everything = check_all(
         w.id for w in works() if domain in (None, w.domain) and w.says(words)
     )  # fmt: skip
+    checked = [one for one in everything if verdict in (None, one.verdict)]
+    if json:
+        write_json([one.to_dict() for one in checked])
+    else:
+        _show_all(checked, all_shown=verdict is not None)
     if plot is not None:
         from ..report.claims_view import claims_view
         from ..report.questions_claims import ClaimsQuestion
 
         asked = {"domain": domain or "", "text": words, "verdict": verdict or ""}
         save_plot(claims_view(everything, q=ClaimsQuestion.model_validate(asked)), plot)
-    checked = [one for one in everything if verdict in (None, one.verdict)]
-    if json:
-        return write_json([one.to_dict() for one in checked])
-    return _show_all(checked, all_shown=verdict is not None)
+    return None
 
 
 def _known(option: str, got: str, allowed: Sequence[str]) -> str:

@@ -97,11 +97,12 @@ def accuracy(  # noqa: PLR0913, PLR0917 - a command has as many parameters as op
     wanted["split"] = () if fresh else split or ()
     if any(wanted.values()):
         result = result.only(**wanted)
+    if json:
+        write_json(result)
+    else:
+        _show(result)
     if plot is not None:
         _draw(result, model, plot, wanted, recomputed=bool(paths))
-    if json:
-        return write_json(result)
-    return _show(result)
 
 
 def _draw(

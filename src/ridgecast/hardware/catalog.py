@@ -59,8 +59,8 @@ def reference_of(name: str) -> Hardware | None:
 
 
 def origin_of(hardware: Hardware) -> Hardware:
-    """Return the device that a what-if was made from, the catalogue's of its name, or itself."""
-    return hardware.origin or reference_of(hardware.base_name) or hardware
+    """Return the catalogue's device of this name, else what it was made from, else itself."""
+    return reference_of(hardware.base_name) or hardware.origin or hardware
 
 
 def load(path: str | Path) -> Hardware:

@@ -28,7 +28,7 @@ from ..store.tables import Table, factorize, length, numeric, require_columns
 from .bundle import Bundle, open_bundle
 from .ladder import KERNELS, Question, answer
 from .operator_rows import text_of
-from .throttle import throttling
+from .throttle import recapped, throttling
 from .time_model import Shapes
 
 __all__ = ["OUTPUTS", "predict_table"]
@@ -367,6 +367,8 @@ def _clblast(
         told = ", ".join(f"{name}={usual[name]}" for name in left_open)
         out["reason"][rows[ok]] += f"; taken for what was not given: {told}"
     answered, left = rows[ok], shapes.take(ok)
+    if recapped(q.hardware) is None:
+        return answered, left
     p = left.problem(q.dtype)
     slower = throttling(
         bundle.power(), q.hardware, q.dtype, (p.flops, p.bytes, p.bytes), out["time_s"][answered]

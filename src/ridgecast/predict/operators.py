@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..dtypes import DTYPES
-from ..errors import NoDataError, RidgecastError, SpecError
+from ..errors import NoDataError, RidgecastError, SpecError, UnsupportedError
 from ..hardware import Hardware, get, names, origin_of, reference_of, resolve
 from ..kernels.bound import CLOSEST, Cache, check_cache
 from ..kernels.operator import assumed_links, link_of
@@ -197,7 +197,7 @@ def _capped(answer: Answer, k: Known, device: Hardware, bundle: Bundle) -> Answe
         slower = throttling(
             bundle.power(), device, _format(k), (flops, moved, moved), answer.time
         )  # fmt: skip
-    except RidgecastError as error:
+    except UnsupportedError as error:
         told = answer.reason + f"; the power cap changes no time: {error}"
         return replace(answer, reason=told)
     time, low, high = answer.time * slower[0], answer.low * slower[1], answer.high * slower[2]

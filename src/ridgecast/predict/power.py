@@ -41,8 +41,8 @@ from ..errors import NoDataError, OutOfDomainError, SpecError
 from ..hardware import Hardware, origin_of
 from ..store import Table
 
-__all__ = ["LEVELS", "OVERSHOOT", "Basis", "PowerModel", "cell_of", "cells", "gemm_work",
-           "load_power", "utilisations"]  # fmt: skip
+__all__ = ["LEVELS", "MOST_IDLE", "OVERSHOOT", "Basis", "PowerModel", "cell_of", "cells",
+           "gemm_work", "load_power", "utilisations"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -53,7 +53,9 @@ largest of 144,102 sensor means on H200 and B200 (1.002 and 1.032; AIConfigurato
 SCHEMA_VERSION = 1
 CARD = Path(__file__).parent / "trained" / "power" / "card.json"
 
-_LEAST_ROOM = 0.05  # of the ceiling, above the power of a device that does next to nothing
+MOST_IDLE = 0.95
+"""Share of the ceiling that the power of a device which does next to nothing may take (assumed)."""
+
 _TIME_EDGES = np.array([20e-6, 56e-6, 200e-6, 1e-3, 10e-3])  # s; the label floors are edges
 _DEMAND_EDGES = np.array([0.8, 1.2, 1.6, 2.0])  # y: well below the limit ... far beyond it
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -102,10 +104,11 @@ class Basis:
         """Return the same device under another board power, `ratio` times its own.
 
         Watts stay what they are: of an idle device, and of the demand at full clocks. Only the
-        ceiling moves. A cap below what the device draws whatever it does leaves _LEAST_ROOM.
+        ceiling moves. The idle share ends at MOST_IDLE of the ceiling: such a cap cannot be held.
         """
-        idle = min(self.idle / ratio, (1.0 - _LEAST_ROOM) * self.ceiling)
-        scale = (self.ceiling - self.idle) / (ratio * (self.ceiling - idle))
+        most = MOST_IDLE * self.ceiling
+        idle = min(self.idle / ratio, most)
+        scale = (self.ceiling - min(self.idle, most)) / (ratio * (self.ceiling - idle))
         flop = {name: scale * value for name, value in self.flop.items()}
         return replace(
             self, idle=idle, memory=scale * self.memory, l2=scale * self.l2, flop=flop
@@ -242,7 +245,7 @@ class PowerModel:
         seconds = _positive(time)
         work = (flops, memory_bytes, l2_bytes)
         basis = self.basis_of(hardware)
-        if basis.idle >= (1.0 - _LEAST_ROOM) * basis.ceiling:
+        if basis.idle >= MOST_IDLE * basis.ceiling:
             return dict.fromkeys(("power_w", "power_low_w", "power_high_w", "demand", "basis")) | {
                 "reason": f"{board:.4g} W cannot be held: {hardware.base_name} draws "
                 "about as much when it does next to nothing"

@@ -202,6 +202,7 @@ def _scored(
 ) -> tuple[Scores, Samples]:  # fmt: skip
     """Scores and points of the chosen rows; `limits` are log residuals that the interval holds."""
     low, high = limits
+    chosen = chosen & np.isfinite(predicted.share)
     residual = np.log(rows.label / predicted.share)
     covered = (low <= residual) & (residual <= high)
     board = rows.board()

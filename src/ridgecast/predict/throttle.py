@@ -1,13 +1,16 @@
 """What another power cap does to time: clocks give way where work wants more than the cap.
 
-With y the demand of the power model (1 is all that the cap leaves above the idle power), clocks
-fall by s = max(1, y)**ELASTICITY: a cubic law of power would give a third, what is measured is less
-(voltage falls with the clock). Only the part of the time that follows the clocks is stretched; it
-and the rest overlap as the root of the sum of squares,
+With y the demand of the power model (1 is all that a cap leaves above the idle power) under the
+usual cap and y' under the other, clocks fall by s = (max(1, y') / max(1, y))**ELASTICITY: a cubic
+law of power would give a third, what is measured is less (voltage falls with the clock). Only the
+part of the time that follows the clocks is stretched; it and the rest overlap as the root of the
+sum of squares,
 
     time' / time = sqrt(1 + share**2 (s**2 - 1)),  share = min(1, u_f / REACHABLE)
 
-with u_f the utilisation of the rate. `benchmarks/throttle.py` derives ELASTICITY. Knows no kernel.
+with u_f the utilisation of the rate. Bytes keep their joules: where those of memory and L2 alone
+want more than the cap leaves, the time grows by as much. `benchmarks/throttle.py` derives
+ELASTICITY. Knows no kernel.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InfeasibleError
 from ..hardware import Hardware, origin_of
-from .power import PowerModel, utilisations
+from .power import MOST_IDLE, PowerModel, utilisations
 
 __all__ = ["ELASTICITY", "NOTE", "REACHABLE", "recapped", "stretch", "throttling"]
 
@@ -58,20 +62,28 @@ def throttling(
     """Factors [likely, low, high; rows] on the time [s] that work takes under the usual cap.
 
     `work` is (operations, memory bytes, L2 bytes) [rows]. All 1 where no cap was changed.
-    Raises UnsupportedError for a format that the device lacks.
+    Raises UnsupportedError for a format that the device lacks, InfeasibleError for a cap below what
+    the device draws whatever it does.
     """
     out = np.ones((3, len(time)))
     reference = recapped(hardware)
     if reference is None:
         return out
-    used = utilisations(reference, dtype, work, time)
-    now, before = (
-        basis.demand(used, basis.coefficient(dtype))
-        for basis in (model.basis_of(hardware), model.basis_of(reference))
-    )
+    old, new = model.basis_of(reference), model.basis_of(hardware)
+    if new.idle >= MOST_IDLE * new.ceiling:
+        raise InfeasibleError(
+            f"board_power: {hardware.board_power:.4g} W cannot be held: {hardware.base_name} draws "
+            "about as much when it does next to nothing; give more"
+        )
+    used = utilisations(hardware, dtype, work, time)
+    now, before = (basis.demand(used, basis.coefficient(dtype)) for basis in (new, old))
     found = np.array([stretch(now, before, used[0], e) for e in ELASTICITY])
+    # bytes keep their joules: more of them a second than the cap pays for cannot be moved
+    moving, moved = (b.memory * used[1] + b.l2 * used[2] for b in (new, old))
+    paid = np.maximum(moving, 1.0) / np.maximum(moved, 1.0)
     # nobody measured what a cap does to work that hardly computes: at most as if all followed
     whole = stretch(now, before, np.ones(len(time)), max(ELASTICITY))
-    out[0], out[1] = found[0], found.min(axis=0)
-    out[2] = np.maximum(found.max(axis=0), np.where(now > before, whole, 1.0))
+    out[1] = found.min(axis=0)
+    out[0] = np.maximum(found[0], np.where(paid > 1.0, paid, 0.0))
+    out[2] = np.maximum(found.max(axis=0), np.where(now > before, np.maximum(whole, paid), 1.0))
     return out

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import RidgecastError
 from ..hardware import resolve
 from ..scenario import Scenario, document_of, engine, evaluate, scenario_of
 from ..units import format_field, format_number, format_quantity, key_values
@@ -117,9 +118,12 @@ def answer_blocks(doc: Mapping[str, Any], usable: float, engine: str) -> list[Bl
     return blocks
 
 
-def _changed(q: LlmQuestion, doc: Mapping[str, Any], model: str | Path | None) -> Rows:
-    """Put the device as it is beside the changed one."""
-    before = answered(q, trained=model, what_if={})
+def _changed(q: LlmQuestion, doc: Mapping[str, Any], model: str | Path | None) -> Block:
+    """Put the device as it is beside the changed one, or say why it has no answer."""
+    try:
+        before = answered(q, trained=model, what_if={})
+    except RidgecastError as error:
+        return Words((f"The device as it is has no answer: {error}",))
     rows = [
         {"quantity": label, "as_it_is": text_of(key, before[key]),
          "changed": text_of(key, doc[key]),

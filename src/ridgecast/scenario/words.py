@@ -89,5 +89,8 @@ def _within(s: Scenario, limits: Mapping[str, float]) -> Scenario:
 
 def document_of(model: str, on: str, s: Scenario, answer: Answer) -> dict[str, Any]:
     """Document of an answer, as `llm --json` prints it; `isl` and `osl` are its tokens."""
-    asked = {"model": model, "on": on, "isl": s.traffic.isl, "osl": s.traffic.osl}
+    named = s.hardware if isinstance(s.hardware, str) else s.hardware.name
+    changes = named.partition("[")[2].removesuffix("]") or None  # as a what-if writes them
+    asked = {"model": model, "on": on, "what_if": changes, "isl": s.traffic.isl,
+             "osl": s.traffic.osl}  # fmt: skip
     return asked | answer.to_dict()
