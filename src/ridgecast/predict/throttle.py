@@ -58,7 +58,7 @@ def recapped(hardware: Hardware) -> Hardware | None:
 
 def throttling(
     model: PowerModel, hardware: Hardware, dtype: str, work: Sequence[Any], time: F64
-) -> F64:  # fmt: skip
+) -> F64:
     """Factors [likely, low, high; rows] on the time [s] that work takes under the usual cap.
 
     `work` is (operations, memory bytes, L2 bytes) [rows]. All 1 where no cap was changed.

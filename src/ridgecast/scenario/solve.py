@@ -16,7 +16,6 @@ import numpy.typing as npt
 from ..errors import InfeasibleError
 from ..models.network import Tokens
 from ..predict.observe import told
-from ..predict.throttle import recapped
 from ..techniques.treatment import Treatment
 from .advice import cautions, need_text, offered
 from .case import Answer, Made, Scenario
@@ -339,8 +338,7 @@ def _answer(
     if price is None:
         reasons.append(f"cost: no price per hour is known for {made.hardware.name}; give one")
     if power is None:
-        held = "" if recapped(made.hardware) is None else ": such a cap cannot be held"
-        reasons.append(f"power: not known for {made.hardware.name}{held}")
+        reasons.append(f"power: not known for {made.hardware.name}")
     if cost is not None:
         interval["cost_per_million_tokens"] = (cost * rate / ends[1], cost * rate / ends[0])
     if power is not None:
