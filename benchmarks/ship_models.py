@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ridgecast.predict.prior import fit_prior, save_prior
-from ridgecast.predict.train import _fit_all, _jobs, _version, dtype_transfer
+from ridgecast.predict.train import _fit_all, _jobs, _version, dtype_transfer, sibling_transfer
 from ridgecast.predict.utilisation import FitOptions
 from ridgecast.store import Table, import_files, map_text, select
 
@@ -122,6 +122,7 @@ def main() -> None:
         "others": ["clblast_sgemm", "power", "prior"],
         "other_notes": {},
     }
+    sibling_transfer(lines, jobs, a.out, 0)
     (a.out / "card.json").write_text(json.dumps(card, indent=1))
     print(f"{len(lines)} time models in {a.out}")
 

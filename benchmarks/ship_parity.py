@@ -35,6 +35,7 @@ from ship_operators import DATA, FOLDERS, KEPT, PACKAGE, files_of, files_of_pack
 
 from ridgecast.hardware import get
 from ridgecast.predict.config_train import train_config_model
+from ridgecast.predict.device_spread import SPLIT_OF
 from ridgecast.predict.mlp import MlpOptions
 from ridgecast.predict.operator_model import operator_rows
 from ridgecast.predict.operator_train import (
@@ -46,7 +47,7 @@ from ridgecast.predict.operator_train import (
 )
 from ridgecast.predict.parity import FILE, agrees, sample, save_parity
 from ridgecast.predict.power_fit import fit_power
-from ridgecast.predict.prior import SPLIT_OF, fit_prior
+from ridgecast.predict.prior import fit_prior
 from ridgecast.predict.scores import scored_splits
 from ridgecast.predict.time_model import cross_validate
 from ridgecast.predict.train import _THREADS, _jobs
@@ -224,8 +225,9 @@ def scores_of(root: Path) -> dict[str, list[dict[str, Any]]]:
     found |= {line["folder"]: line["scores"] for line in index["operators"] if line["scores"]}
     for path in sorted(root.glob("operators/pooled-*/card.json")):
         found[f"operators/{path.parent.name}"] = json.loads(path.read_text())["scores"]
-    card = json.loads((root / "prior" / "card.json").read_text())
-    found["prior"] = [{**s, "split": SPLIT_OF[s["kept"]], "dtype": ""} for s in card["scores"]]
+    for name in ("prior", "siblings"):
+        card = json.loads((root / name / "card.json").read_text())
+        found[name] = [{**s, "split": SPLIT_OF[s["kept"]]} for s in card["scores"]]
     found["power"] = list(power_scores(json.loads((root / "power" / "card.json").read_text())))
     card = json.loads((root / "clblast_sgemm" / "card.json").read_text())
     found["clblast_sgemm"] = [{"split": "unseen_config", "hardware": name, **s}

@@ -67,7 +67,7 @@ def test_bad_rows_get_a_reason_and_stop_nobody() -> None:
     assert "integer from 1" in out["reason"][1]
     assert "h200_sxm" in out["reason"][4] and "nearest" in out["reason"][4]
     assert "nearest" in out["reason"][5]
-    assert "h100_sxm" in out["reason"][6], "names devices that have an fp8 unit"
+    assert "h100_nvl" in out["reason"][6], "names devices that have an fp8 unit"
     for name in OUTPUTS:
         assert np.isfinite(out[name][0])
         assert np.isnan(out[name][1:]).all(), name

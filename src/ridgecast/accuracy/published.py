@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..predict.bundle import open_bundle
+from ..predict.device_spread import SPLIT_OF
 from ..predict.time_model import read_card
 from .floor import power_floor
 from .report import row
@@ -42,7 +43,24 @@ def published_rows(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         meta["notes"] = ["the folder holds no time models"]
     for path, read in present:
         rows += read(read_card(path))
-    return rows, meta
+    return _first_of_each(rows), meta
+
+
+def _first_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without those that another model of the folder answers in their stead.
+
+    Of a device whose siblings are measured the prior's scores with its family known are history.
+    """
+    answered: set[tuple[Any, ...]] = set()
+    kept: list[dict[str, Any]] = []
+    for one in rows:
+        key = tuple(one[name] for name in ("hardware", "dtype", "split", "bucket"))
+        if one["split"] == SPLIT_OF["family"]:
+            if key in answered:
+                continue
+            answered.add(key)
+        kept.append(one)
+    return kept
 
 
 def _time(model: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -81,12 +99,11 @@ def with_buckets(scores: Mapping[str, Any], **labels: Any) -> Iterator[dict[str,
 
 
 def _prior(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Devices held out with all their rows; a card may list such scores as rows."""
+    """Devices held out with all their rows; a card of `prior` or `siblings` may list them."""
     scores = card.get("scores", ())
     for part in scores if isinstance(scores, list | tuple) else ():
         labels = {key: part[key] for key in ("hardware", "dtype")}
-        known = part.get("kept") == "family"
-        labels["split"] = "unseen_device (family known)" if known else "unseen_device"
+        labels["split"] = SPLIT_OF["family" if part.get("kept") == "family" else "no relative"]
         yield from with_buckets(part, target="time", **labels)
 
 
@@ -138,4 +155,5 @@ def _clblast(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield row(part, target="time_config", **labels)
 
 
-_READERS = {"prior": _prior, "power": _power, "clblast_sgemm": _clblast}
+# siblings first: the ladder asks them before the prior
+_READERS = {"siblings": _prior, "prior": _prior, "power": _power, "clblast_sgemm": _clblast}

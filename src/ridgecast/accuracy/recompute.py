@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ..kernels.bound import bound_of
 from ..predict.batch import predict_table
 from ..predict.bundle import FORMAT, Bundle, Entry, open_bundle
 from ..predict.conformal import DISTANCES
+from ..predict.prior import fit_prior, save_prior
 from ..predict.scores import derating, score_columns
-from ..predict.time_model import Shapes
+from ..predict.siblings import Relative, Siblings, fit_siblings, save_siblings
+from ..predict.time_model import LEAST_ROWS, Shapes, fit_middle, save_time_model
 from ..predict.train import train
 from ..predict.utilisation import FitOptions
 from ..store import Split, Table, chip_family, make_split, select, write_measurements
@@ -225,7 +228,7 @@ def score_splits(
                 rows += _scored(done, split.describe, **labels)
     several = len({points.hardware for points in groups}) > 1
     if "unseen_device" in wanted and (several or splits is not None):
-        rows += _unseen_devices(groups, seed, progress)
+        rows += _unseen_devices(groups, seed, options, progress)
     return rows, notes
 
 
@@ -242,38 +245,62 @@ def _thinned(split: Split, rows: int | None, seed: int) -> Split:
 # ------------------------------------------------------------------------- devices held out
 
 
-def _unseen_devices(groups: list[Points], seed: int, progress: Progress) -> Rows:
-    """Score each device by a prior from the others: without its chip family, then with it."""
+def _unseen_devices(
+    groups: list[Points], seed: int, options: FitOptions | None, progress: Progress
+) -> Rows:
+    """Score each device as its others answer for it: without its chip family, then with it."""
     bursts = [p for p in groups if not p.table["sustained"].any()
               and (p.table["launch"] != "stream").all()]  # fmt: skip
     rows: Rows = []
+    relatives: list[Relative] = []
     for device in sorted({p.hardware for p in bursts}):
         kin = {p.hardware for p in bursts if chip_family(p.hardware) == chip_family(device)}
         cases = [("unseen_device", kin)]
         if kin != {device}:
             cases.append(("unseen_device (family known)", {device}))
+            relatives = relatives or _relatives(bursts, seed, options, progress)
         for name, left_out in cases:
             progress(f"{device}: {name}")
             rest = [p for p in bursts if p.hardware not in left_out]
             own = [p for p in bursts if p.hardware == device]
-            rows += _by_prior(own, rest, name, seed)
+            known = [r for r in relatives if left_out == {device} and r.hardware != device]
+            rows += _by_others(own, rest, known, name, seed)
     return rows
 
 
-def _by_prior(own: list[Points], rest: list[Points], name: str, seed: int) -> Rows:
+def _relatives(
+    groups: list[Points], seed: int, options: FitOptions | None, progress: Progress
+) -> list[Relative]:
+    """Models of all devices of chip families that several devices were measured of."""
+    count = Counter(chip_family(name) for name in {p.hardware for p in groups})
+    found: list[Relative] = []
+    o = replace(options or FitOptions(), seed=seed)
+    for p in groups:
+        if count[chip_family(p.hardware)] > 1 and len(p.time) >= LEAST_ROWS:
+            progress(f"{p.hardware} {p.dtype} {p.collection}: for its chip family")
+            model = fit_middle(p.shapes, p.time, p.dtype, get(p.hardware), o)
+            found.append(Relative(p.hardware, p.dtype, p.collection, p.shapes, p.time, model))
+    return found
+
+
+def _by_others(
+    own: list[Points], rest: list[Points], relatives: list[Relative], name: str, seed: int
+) -> Rows:
+    """Score a device's points by a folder of what the others teach."""
     devices = sorted({p.hardware for p in rest})
     if len(devices) < 2:
         reason = f"{len(devices)} other device(s) to learn from, need 2"
         return [_unscored(reason, **p.labels, split=name) for p in own]
-    from ..predict.prior import fit_prior, save_prior
-
     prior = fit_prior([(p.hardware, p.dtype, p.shapes, p.time) for p in rest], seed=seed)
     rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="ridgecast-accuracy-") as work:
         folder = Path(work)
-        (folder / "prior").mkdir()
+        for part in ("prior", "siblings"):
+            (folder / part).mkdir()
         save_prior(prior, folder / "prior")
-        (folder / "card.json").write_text(json.dumps({"format": FORMAT, "models": []}))
+        save_siblings(fit_siblings(relatives, seed=seed) or Siblings(), folder / "siblings")
+        lines = [_line(r, folder / f"time-{i}") for i, r in enumerate(relatives)]
+        (folder / "card.json").write_text(json.dumps({"format": FORMAT, "models": lines}))
         for p in own:
             same = [q for q in rest if q.dtype == p.dtype]
             factor = None
@@ -283,6 +310,15 @@ def _by_prior(own: list[Points], rest: list[Points], name: str, seed: int) -> Ro
             done = _beside_truth(p, folder, factor)
             rows += _scored(done, f"learned from {', '.join(devices)}", **p.labels, split=name)
     return rows
+
+
+def _line(relative: Relative, folder: Path) -> dict[str, Any]:
+    """Save a relative's model; return its line of the index."""
+    folder.mkdir()
+    save_time_model(relative.model, folder)
+    names = {n: getattr(relative, n) for n in ("hardware", "dtype", "collection")}
+    return {**names, "folder": folder.name, "launch": "graph", "sustained": False,
+            "rows": len(relative.time)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------- a given model

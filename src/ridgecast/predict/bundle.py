@@ -1,6 +1,7 @@
 """A folder of trained models: its index, what is loaded from it and when.
 
-Owns the layout on disk (card.json is the index; time/<name>/, prior/, clblast_sgemm/, power/) and
+Owns the layout on disk (card.json is the index; time/<name>/, siblings/, prior/, clblast_sgemm/,
+power/) and
 the choice of a time model for a device, a format and a collection. Fits nothing.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .operator_model import OperatorModel
     from .power import PowerModel
     from .prior import Prior
+    from .siblings import Siblings
 
 __all__ = ["FORMAT", "SHIPPED", "Bundle", "Entry", "Measured", "open_bundle"]
 
@@ -166,6 +168,28 @@ class Bundle:
         folder = self.path / "prior"
         return load_prior(folder) if (folder / "card.json").exists() else None
 
+    def near(
+        self, hardware: Hardware, dtype: str, collection: str = ""
+    ) -> list[tuple[Entry, float]]:
+        """Return preferred models of a device's siblings in a format, and how far each one is.
+
+        The nearest comes first, see `siblings.nearest`; models that calibration made of a prior
+        are not carried on. `collection` keeps those whose name contains it.
+        """
+        from .siblings import nearest
+
+        ranked = sorted(self.entries, key=lambda e: e.rank, reverse=True)
+        own = [e for e in ranked if e.dtype == dtype and collection in e.collection
+               and not _is_calibrated(self.path / e.folder)]  # fmt: skip
+        return nearest(hardware, dtype, own)
+
+    def siblings(self) -> Siblings:
+        """Load how far siblings are to be trusted: of this folder, else of the shipped one."""
+        from .siblings import load_siblings
+
+        own = self.path / "siblings"
+        return load_siblings(own if (own / "card.json").exists() else SHIPPED / "siblings")
+
     def power(self) -> PowerModel:
         """Load the folder's power model, else the shipped one."""
         own = self.path / "power" / "card.json"
@@ -258,9 +282,13 @@ def _meant(line: Mapping[str, Any], op: Op, rows: int) -> npt.NDArray[np.bool_]:
     return meant
 
 
+def _is_calibrated(folder: Path) -> bool:
+    return (folder / "calibrated.npz").exists()
+
+
 @lru_cache(maxsize=64)
 def _time_model(folder: Path) -> TimeModel | CalibratedModel:
-    if (folder / "calibrated.npz").exists():
+    if _is_calibrated(folder):
         from .calibrated import load_calibrated
 
         return load_calibrated(folder)

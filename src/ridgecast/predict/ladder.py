@@ -1,14 +1,15 @@
 """Which model answers: the ladder of trust for the time of GEMMs of one kind.
 
-Owns the descent measured -> learned -> transferred -> analytic -> bound, and what each rung does
-to the interval. One call handles rows that share device, format, kernel and cache.
+Owns the descent measured -> learned -> transferred (from siblings of the device, from another
+format of it, from all devices) -> analytic -> bound, and what each rung does to the interval. One
+call handles rows that share device, format, kernel and cache.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,10 @@ ANALYTIC_SPREAD = {
 _UNKNOWN_TRANSFER = (0.25, 4.0)
 """90 % factors of a transfer between formats in a folder that measured none (assumed: about the
 widest that the shipped folder shows)."""
+_TWINS = {"bf16": "fp16", "fp16": "bf16"}
+_TWIN = 1.1
+"""Factor each way between formats of one unit, rate and width that the same kernels serve (assumed:
+no table measured both)."""
 STRETCH = 0.5  # of the log change that a what-if makes, added to each side (assumed)
 
 
@@ -117,7 +122,13 @@ def _uncapped(
     own = bundle.entry(q.hardware.base_name, q.dtype, q.collection)
     if own is not None:
         return _same_device(q, shapes, floor, own, bundle)
+    formats = [dtype for dtype in (q.dtype, _TWINS.get(q.dtype)) if dtype]
     relative = bundle.relative(q.hardware, q.dtype, q.collection)
+    if relative is None or relative.dtype not in formats:
+        for dtype in formats:
+            near = bundle.near(origin_of(q.hardware), dtype, q.collection)
+            if near:
+                return _siblings(q, shapes, floor, near, bundle)
     if relative is not None:
         return _other_dtype(q, shapes, floor, relative, bundle)
     prior = bundle.prior()
@@ -125,6 +136,25 @@ def _uncapped(
         return _unmeasured(q, shapes, floor, prior)
     _, time, _ = library_time(*shapes, dtype=q.dtype, hardware=q.hardware, cache=q.cache)
     return _analytic(q, time, floor, "library")
+
+
+def _siblings(
+    q: Question, shapes: Shapes, floor: F64, near: list[tuple[Entry, float]], bundle: Bundle
+) -> Times:
+    """Transferred from devices much like it; a what-if keeps what they say of its origin."""
+    reference = origin_of(q.hardware)
+    models: list[Any] = [(bundle.time_model(entry), far) for entry, far in near]
+    time, low, high = bundle.siblings().predict(models, shapes, q.dtype, reference, q.level)
+    nearest, names = near[0][0], " and ".join(entry.hardware for entry, _ in near)
+    reason = f"no {q.dtype} measurement of {reference.name}: carried over from {names}"
+    if nearest.dtype != q.dtype:
+        low, high = low / _TWIN, high * _TWIN
+        reason += f" in {nearest.dtype}"
+    reason += f", of its chip family ({nearest.collection})"
+    if q.hardware != reference or q.cache != "hot":
+        time, low, high = _changed(q, shapes, reference, (time, low, high))
+        reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
+    return Times.of(time, low, high, floor, "transferred", reason)
 
 
 def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
@@ -199,7 +229,10 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     down, up = (spread["low"], spread["high"]) if spread else _UNKNOWN_TRANSFER
     # the card states the spread at 90 %; log-normal tails carry it to other levels (assumed)
     reach = NormalDist().inv_cdf((1.0 + q.level) / 2.0) / NormalDist().inv_cdf(0.95)
-    low, high = np.minimum(low, time * down**reach), np.maximum(high, time * up**reach)
+    if _TWINS.get(q.dtype) == entry.dtype:
+        low, high = low / _TWIN, high * _TWIN
+    else:
+        low, high = np.minimum(low, time * down**reach), np.maximum(high, time * up**reach)
     if q.hardware != reference or q.cache != "hot":
         time, low, high = _changed(q, shapes, reference, (time, low, high))
     reason = f"no {q.dtype} measurement of {entry.hardware}: utilisation of {entry.dtype} there"

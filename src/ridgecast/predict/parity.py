@@ -145,6 +145,7 @@ def _folders(
     if target in _PLACES:
         yield root / _PLACES[target]
     elif target == "time" and not collection:
+        yield root / "siblings"
         yield root / "prior"
     elif target == "time":
         for e in open_bundle(root).entries:

@@ -16,6 +16,7 @@ ELASTICITY. Knows no kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from ..errors import InfeasibleError
 from ..hardware import Hardware, origin_of
 from .power import MOST_IDLE, PowerModel, utilisations
 
-__all__ = ["ELASTICITY", "NOTE", "REACHABLE", "recapped", "stretch", "throttling"]
+__all__ = [
+    "ELASTICITY", "NOTE", "REACHABLE", "recapped", "stretch", "throttling", "under_another_cap",
+]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 ELASTICITY = (0.2, 0.1, 0.4)
@@ -54,6 +57,20 @@ def recapped(hardware: Hardware) -> Hardware | None:
     """Device of which this one is a copy under another power cap, None of others."""
     reference = origin_of(hardware)
     return None if hardware.board_power == reference.board_power else reference
+
+
+def under_another_cap(
+    model: PowerModel, hardware: Hardware, cap: float, dtype: str, work: Sequence[Any], time: F64
+) -> F64:
+    """Likely time [s] on a device, of times that it would take under a cap of `cap` W.
+
+    `work` is (operations, memory bytes, L2 bytes) [rows]. Raises UnsupportedError for a format that
+    the device lacks.
+    """
+    old, new = model.basis_of(replace(hardware, board_power=cap)), model.basis_of(hardware)
+    used = utilisations(hardware, dtype, work, time)
+    now, before = (basis.demand(used, basis.coefficient(dtype)) for basis in (new, old))
+    return time * stretch(now, before, used[0], ELASTICITY[0])
 
 
 def throttling(

@@ -111,6 +111,7 @@ def train(  # noqa: PLR0913 - one option a decision of the caller
             "models": _fit_all(jobs_list, work, base, jobs, keep_points, progress),
         }
         card["dtype_transfer"] = dtype_transfer(card["models"], jobs_list, work, seed)
+        sibling_transfer(card["models"], jobs_list, work, seed)
         card |= _fit_others(table, jobs_list, work, seed)
         card["operators"] = _fit_operators(table, work, seed, progress, card["notes"])
         if not card["models"] and not card["others"] and not card["operators"]:
@@ -174,6 +175,30 @@ def dtype_transfer(
         low, high = np.quantile(ratios, (0.05, 0.95))
         spread[kind] = {"low": float(low), "high": float(high), "pairs": float(len(parts))}
     return spread
+
+
+def sibling_transfer(
+    lines: Sequence[dict[str, Any]], jobs: Sequence[_Job], folder: Path, seed: int
+) -> None:
+    """Calibrate transfers between devices of a chip family, where there are any: siblings/.
+
+    Host time and a power limit move with the machine, so that such tables calibrate nothing.
+    """
+    from .siblings import Relative, fit_siblings, save_siblings
+
+    own = {(e["hardware"], e["dtype"], e["collection"]): e["folder"] for e in lines}
+    quiet = [j for j in jobs if j.launch != "stream" and not j.sustained]
+    relatives = [
+        Relative(j.hardware, j.dtype, j.collection, j.shapes, j.time,
+                 load_time_model(folder / own[j.hardware, j.dtype, j.collection]))
+        for j in quiet
+    ]  # fmt: skip
+    siblings = fit_siblings(relatives, seed=seed)
+    if siblings is not None:
+        (folder / "siblings").mkdir(exist_ok=True)
+        files = sorted({file for j in quiet for file in j.files})
+        licences = ", ".join(sorted({j.licence for j in quiet}))
+        save_siblings(siblings, folder / "siblings", licence=licences, files=files)
 
 
 def _version() -> str:
