@@ -126,6 +126,18 @@ def test_recipes_say_what_the_exports_do_not(tmp_path):
     assert out["layout_source"].tolist() == ["recipe", "recipe", ""]
     assert out["decode_workers"].tolist()[:2] == [5, 5] and np.isnan(out["decode_workers"][2])
     assert out["decode_dp"].tolist()[:2] == [8, 1] and out["devices"].tolist()[:2] == [44, 44]
+    # the recipes' names say batch 16 an attention group with 3 drafted, and batch 1
+    assert out["decode_slots"].tolist()[:2] == [128, 1] and out["drafted"].tolist()[:2] == [3, 3]
+    assert np.isnan(out["decode_slots"][2])
+
+
+def test_gpt_oss_on_h200_has_as_many_expert_groups_as_devices(tmp_path):
+    oss = dict(model_path="openai/gpt-oss-120b", backend="trtllm")
+    out = imported(
+        tmp_path, row("a_tp4_ep1_1", MARCH, **oss, **sizes("", 4, 1, 1, 4, 1)),
+        row("b_tp4_ep1_2", MARCH, **oss | {"system": "b200_sxm"}, **sizes("", 4, 1, 1, 4, 1)),
+    )  # fmt: skip
+    assert out["ep"].tolist() == [4, 1] and out["moe_tp"].tolist() == [1, 4]
 
 
 def test_unknown_layouts_may_be_assumed(tmp_path):

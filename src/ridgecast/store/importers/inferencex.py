@@ -37,11 +37,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One published way to serve a point; `speculative` is "mtp" or "none"."""
+    """One published way to serve a point; `speculative` is "mtp" or "none".
+
+    `slots` sequences a decode worker (each attention group of it) holds at once, `drafted` tokens
+    are drafted a pass: NaN where the recipe's name does not say.
+    """
 
     speculative: str
     prefill: Side
     decode: Side
+    slots: float = np.nan
+    drafted: float = np.nan
 
 
 Key = tuple[str, str, str, str, float, float, float]
@@ -55,8 +61,9 @@ def recipes() -> dict[Key, tuple[Recipe, ...]]:
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
-        net, device, form, engine, isl, osl, speculative, loads, prefill, decode = line.split()
-        recipe = Recipe(speculative, _side(prefill), _side(decode))
+        net, device, form, engine, isl, osl, speculative, loads, *ways = line.split()
+        told = (float(v) if v != "-" else np.nan for v in f"{ways[2]}/-".split("/")[:2])
+        recipe = Recipe(speculative, _side(ways[0]), _side(ways[1]), *told)
         for load in loads.split(","):
             key = (net, device, form, engine, float(isl), float(osl), float(load))
             found[key] = (*found.get(key, ()), recipe)
@@ -74,6 +81,9 @@ def _side(word: str) -> Side:
 def fill(out: Table) -> Table:
     """Add `speculative` ("mtp", "none", "" where unknown) and layouts that recipes settle.
 
+    `decode_slots` are the sequences that a decode worker holds at once, `drafted` tokens are
+    drafted a pass where any are: NaN where the recipes that fit do not say or differ.
+
     `layout_source` says "row", "recipe" or "" (workers unknown). Rows of other campaigns, and
     values that a row states itself, stay as they are.
     """
@@ -81,6 +91,7 @@ def fill(out: Table) -> Table:
     speculative, source = text("", rows), text("", rows)
     sides = {n: out[n].copy() for n in out if n.startswith(("prefill_", "decode_"))}
     devices = out["devices"].copy()
+    slots, drafted = np.full(rows, np.nan), np.full(rows, np.nan)
     for row in range(rows):
         if out["mode"][row] != "disagg":
             source[row] = "row"
@@ -91,11 +102,39 @@ def fill(out: Table) -> Table:
         fits = [r for r in recipes().get(_key(out, row), ()) if _agrees(out, row, r)]
         ways = {r.speculative for r in fits}
         speculative[row] = ways.pop() if len(ways) == 1 else ""
+        slots[row] = _one({_slots(r) for r in fits})
+        drafted[row] = _one({r.drafted for r in fits if r.speculative == "mtp"})
         if len({(r.prefill, r.decode) for r in fits}) == 1 and not stated:
             source[row] = "recipe"
             devices[row] = _write(sides, row, fits[0])
-    extra = {"devices": devices, "speculative": speculative, "layout_source": source}
-    return {**out, **sides, **extra}
+    extra = {"devices": devices, "speculative": speculative, "layout_source": source,
+             "decode_slots": slots, "drafted": drafted}  # fmt: skip
+    return {**out, **sides, **extra, **_expert_groups(out)}
+
+
+def _expert_groups(out: Table) -> Table:
+    """Expert groups of gpt-oss on H200 with TensorRT-LLM: "for all sequence lengths, EP=TP".
+
+    So its published configuration; older rows say 1, and repeat the times of those that say so.
+    """
+    rows = len(out["engine"])
+    here = np.array([
+        out["mode"][i] == "agg" and out["engine"][i] == "trtllm"
+        and out["hardware"][i] == "h200_sxm" and _network(str(out["model"][i])) == "gptoss"
+        and str(out["collection"][i]).startswith("inferencex") for i in range(rows)
+    ], dtype=bool)  # fmt: skip
+    ep, moe_tp = np.asarray(out["ep"], np.float64), np.asarray(out["moe_tp"], np.float64)
+    return {"ep": np.where(here, ep * moe_tp, ep), "moe_tp": np.where(here, 1.0, moe_tp)}
+
+
+def _slots(recipe: Recipe) -> float:
+    """Sequences that all attention groups of a decode worker hold."""
+    return recipe.slots * (recipe.decode.devices if recipe.decode.data_parallel else 1)
+
+
+def _one(values: set[float]) -> float:
+    """Give the only value, NaN where there are none or several."""
+    return values.pop() if len(values) == 1 else np.nan
 
 
 def assume(out: Table) -> Table:
@@ -109,17 +148,21 @@ def assume(out: Table) -> Table:
     """
     sides = {n: out[n].copy() for n in out if n.startswith(("prefill_", "decode_"))}
     devices, source = out["devices"].copy(), out["layout_source"].copy()
+    slots, drafted = out["decode_slots"].copy(), out["drafted"].copy()
     known = [(key, recipe) for key, found in recipes().items() for recipe in found]
     for row in np.flatnonzero((out["mode"] == "disagg") & (source == "")):
         key = _key({**out, "collection": text("inferencex", len(source))}, int(row))
         small = key[0] == "gptoss"
         pool = [pair for pair in known if (pair[0][0] == "gptoss") == small]
-        recipe = min(pool, key=lambda pair, k=key, r=int(row): _distance(out, r, k, *pair))[1]
+        theirs, recipe = min(pool, key=lambda pair, k=key, r=int(row): _distance(out, r, k, *pair))
+        slots[row] = _slots(recipe) * key[6] / theirs[6]  # as full as those of the recipe
+        drafted[row] = recipe.drafted if recipe.speculative == "mtp" else np.nan
         stated = out["devices"][row]
         total = _write(sides, int(row), recipe)
         devices[row] = stated if np.isfinite(stated) else total
         source[row] = "nearest"
-    return {**out, **sides, "devices": devices, "layout_source": source}
+    return {**out, **sides, "devices": devices, "layout_source": source, "decode_slots": slots,
+            "drafted": drafted}  # fmt: skip
 
 
 def _distance(out: Table, row: int, key: Key, theirs: Key, recipe: Recipe) -> float:
