@@ -16,20 +16,23 @@ from ..errors import RidgecastError
 from ..models.network import Layout
 from ..store.tables import Table
 from ..techniques.treatment import Speculation, Treatment
+from .apart import Apart, Clients, apart_of, balance
 from .case import Made, Scenario
 from .queueing import Load, Phases, serve
 from .solve import Points, phases_of_all
 
-__all__ = ["MTP", "Prepared", "Row", "answer", "answer_rows", "prepare", "rows_of"]
+__all__ = ["Prepared", "Row", "answer", "answer_rows", "prepare", "rows_of"]
 
 F64 = npt.NDArray[np.float64]
 MEAN_LENGTH = 0.9
 """InferenceX draws lengths uniformly between 0.8 and 1 of what it names (random-range-ratio)."""
-MTP = Speculation(verified=2.0, accepted=1.8, draft_share=1.0 / 61.0, draft_steps=1.0)
-"""One drafted token: 85 to 90 % of them are accepted, 1.8 times the tokens per second
-(DeepSeek-V3 report, arXiv:2412.19437, section 5.4.3); the module is one of 62 layers."""
-_EITHER = Speculation(verified=1.0, accepted=1.8**0.5, draft_share=0.5 / 61.0, draft_steps=1.0)
-"""Between drafting and not: the geometric mean of what a pass gives."""
+# Tokens that a pass of DeepSeek-V3 adds when its one module drafts 1, 2 or 3. One: 1.8 times the
+# tokens per second (DeepSeek-V3 report, arXiv:2412.19437, section 5.4.3). More: the module drafts
+# on what it drafted; 3.2 tokens with 7 drafted (LK losses, Samarin et al. 2026, the model card of
+# MTP-DeepSeek-V3-0324, original module) give 0.655 of each further one. Drafting 3 so brings 2.16
+# times the tokens (TensorRT-LLM, tech blog 2), which costs of drafting and checking leave of 2.67.
+_ACCEPTED = {1.0: 1.8, 2.0: 2.32, 3.0: 2.67}
+_MODULE = 1.0 / 61.0  # one of 62 layers
 _INFERENCEX = "inferencex"
 _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
 # Decode passes that InferenceX's own scripts make a request wait for (published recipes of 2025
@@ -40,12 +43,22 @@ _RECEIVE = (10.0, 30.0)
 _GROUPS_WAIT = 60.0
 # Points of other campaigns have fixed lengths. TensorRT-LLM's kept one request more in flight than
 # it ran, which waits for a slot: this share of osl / batch passes (fitted on Llama-3.1-8B and
-# Qwen3-32B). SGLang's sequences end together, so that every wave starts with all prompts at once;
-# taken as every second request, as sequences of 8B models fall out of step (Llama-3.1-8B).
+# Qwen3-32B). SGLang's sequences end together, so that every wave starts with all prompts at once
+# (Qwen3-32B: one round), but those of 8B models are out of step (Llama-3.1-8B: endless rounds).
 _SLOT = 0.8
-_WAVES = 2.0
-# Disaggregated: nothing is sent before the stream interval is full (50 passes, 20 at low latency)
+# Where the workers of a row are those of the nearest recipe: half of what holds 90 % of log(time
+# predicted with the nearest / with the true recipe), tpot and ttft, of 381 rows whose recipe is
+# known and was hidden with all of its concurrency (benchmarks/serving_doubt.py; no measured time)
+_NEAREST = (0.48, 1.92)
+# SGLang and vLLM apart: a decode worker sends nothing before its stream interval is full (50
+# passes, 20 at low latency); TensorRT-LLM sends the first token at once (py_executor.py)
 _STREAM = (50.0, 20.0)
+# TensorRT-LLM's attention groups wait for one another, up to attention_dp_time_out_iters passes
+# (_torch/pyexecutor/config.py, where a recipe says nothing): half of it on average
+_BALANCE = 50.0
+# TensorRT-LLM's batch_wait_timeout_iters: prompts are held back for so many passes, so that they
+# share one (InferenceMAX, 70b_fp8_*_trt scripts: 1k/1k on fewer than 8 devices)
+_TOGETHER = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,9 @@ class Row:
     `scenario` is that of one aggregated replica or decode worker, `prefill` that of a prefill
     worker (None: aggregated). `batch` requests are in flight on the replica (all decode workers
     together where apart), `workers` (prefill, decode) there are; `wait` decode passes are waited
-    for besides what the engine's profile says; `rounds` requests each client sends.
+    for besides what the engine's profile says; `rounds` requests each client sends; `slots`
+    sequences a decode worker holds at once. `doubt`: half of the 90 % intervals of log tpot and log
+    ttft for what the row does not say.
     """
 
     scenario: Scenario
@@ -66,6 +81,8 @@ class Row:
     workers: tuple[float, float]
     wait: float
     rounds: float
+    slots: float
+    doubt: tuple[float, float]
 
 
 def rows_of(table: Table) -> list[Row | str]:
@@ -85,7 +102,7 @@ def _row(r: Mapping[str, object]) -> Row:
     fast = str(r["collection"]).startswith(_INFERENCEX)
     mean = MEAN_LENGTH if fast else 1.0
     isl, osl = round(value["isl"] * mean), max(round(value["osl"] * mean), 1)
-    own = Treatment(speculation=_drafting(r, apart and fast))
+    own = Treatment(speculation=_drafting(r, value, apart and fast))
     side = "decode_" if apart else ""
     if not np.isfinite(value[side + "tp"]):
         raise ValueError("its layout is not known")
@@ -94,21 +111,39 @@ def _row(r: Mapping[str, object]) -> Row:
     replicas = value["replicas"] if np.isfinite(value.get("replicas", np.nan)) else 1.0
     workers = (value["prefill_workers"], value["decode_workers"]) if apart else (1.0, 1.0)
     batch = value["concurrency"] / (1.0 if apart else max(replicas, 1.0))
-    rounds = _WAVES if r["engine"] == "sglang" and not fast and not apart else 10.0
-    return Row(decode, prefill, batch, isl, osl, workers, _wait(r, value, batch, apart, fast),
-               rounds)  # fmt: skip
+    waves = r["engine"] == "sglang" and not fast and not apart
+    steady = "8b" in str(r["model"]).lower()
+    rounds = (np.inf if steady else 1.0) if waves else 10.0
+    slots = value.get("decode_slots", np.nan)
+    slots = slots if np.isfinite(slots) else np.inf
+    wait = _wait_apart(r, value) if apart else _wait(r, value, batch, fast)
+    doubt = _doubt(r, own)
+    return Row(decode, prefill, batch, isl, osl, workers, wait, rounds, slots, doubt)
 
 
-def _drafting(r: Mapping[str, object], unsaid: bool) -> Speculation:
+def _drafting(r: Mapping[str, object], value: Mapping[str, float], unsaid: bool) -> Speculation:
     """Drafting of a row; where either may have been, DeepSeek's module counts half.
 
-    Disaggregated recipes of DeepSeek exist with it and without, for most loads alike.
+    InferenceX's scripts draft 3 tokens a pass, 1 with data-parallel attention, where a recipe does
+    not say. Disaggregated recipes of DeepSeek exist with drafting and without, for most loads.
     """
+    drafted = value.get("drafted", np.nan)
+    groups = max(value.get("dp", 1.0), value.get("decode_dp", 1.0))
+    drafted = drafted if drafted in _ACCEPTED else (1.0 if groups > 1 else 3.0)
     if r["speculative"] == "mtp":
-        return MTP
+        return Speculation(1.0 + drafted, _ACCEPTED[drafted], _MODULE, drafted)
     if unsaid and not r["speculative"] and "deepseek" in str(r["model"]).lower():
-        return _EITHER
+        share = 0.5 * drafted * _MODULE
+        return Speculation((1.0 + drafted) ** 0.5, _ACCEPTED[drafted] ** 0.5, share, 1.0)
     return Speculation()
+
+
+def _doubt(r: Mapping[str, object], own: Treatment) -> tuple[float, float]:
+    """Half widths for unstated drafting (from all to none) and unstated workers, as independent."""
+    unsaid = not r["speculative"] and own.speculation.accepted > 1.0
+    drafting = float(np.log(own.speculation.accepted)) if unsaid else 0.0
+    near = _NEAREST if r.get("layout_source") == "nearest" else (0.0, 0.0)
+    return float(np.hypot(drafting, near[0])), float(np.hypot(drafting, near[1]))
 
 
 def _scenario(
@@ -142,21 +177,35 @@ def _model(spelling: str) -> str:
     return spelling.replace("zhipuai/", "zai-org/")
 
 
-def _wait(
-    r: Mapping[str, object], value: Mapping[str, float], batch: float, apart: bool, fast: bool
-) -> float:
+def _wait_apart(r: Mapping[str, object], value: Mapping[str, float]) -> float:
+    """Decode passes that a request waits for at a decode worker."""
+    shared = value.get("decode_dp", 1.0) > 1
+    if r["engine"] == "trtllm":
+        return 0.5 * _BALANCE if shared else 0.0
+    return _STREAM[0] if shared else _STREAM[1]
+
+
+def _wait(r: Mapping[str, object], value: Mapping[str, float], batch: float, fast: bool) -> float:
     """Decode passes that a request waits for by the measuring scripts' own settings."""
-    side = "decode_" if apart else ""
-    groups = value.get(side + "dp", 1.0) > 1
-    if apart:
-        return _STREAM[0] if groups else _STREAM[1]
+    groups = value.get("dp", 1.0) > 1
     if not fast:
         return _SLOT * value["osl"] / batch if r["engine"] == "trtllm" else 0.0
     blackwell = str(r["hardware"]) in ("b200_sxm", "b300_sxm")
     if r["engine"] == "sglang" and blackwell and "glm" not in str(r["model"]).lower():
         return _RECEIVE[0] if batch < 16 else _RECEIVE[1]
-    waits = r["engine"] == "trtllm" and groups and "deepseek" in str(r["model"]).lower()
-    return _GROUPS_WAIT if waits else 0.0
+    if r["engine"] != "trtllm":
+        return 0.0
+    model, arrivals = str(r["model"]).lower(), batch / (value["osl"] * MEAN_LENGTH)
+    short = value["isl"] == value["osl"] == 1024
+    if short and value["tp"] < 8 and "llama" in model:
+        return _held(_TOGETHER, arrivals)
+    return _GROUPS_WAIT if groups and "deepseek" in model else 0.0
+
+
+def _held(passes: float, arrivals: float) -> float:
+    """Mean passes that prompts are held back: the first for all, those that join it for half."""
+    more = passes * arrivals
+    return passes * (1.0 + 0.5 * more) / (1.0 + more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +214,11 @@ class Prepared:
 
     at: npt.NDArray[np.int64]
     made: Made
-    before: Made | None
-    phases: tuple[Phases, ...]
+    phases: Phases | None
+    apart: tuple[Apart, Clients] | None
     load: Load
-    batch: F64
     wait: F64
-    sides: F64
+    doubt: F64
 
 
 def answer_rows(rows: Sequence[Row | str]) -> Table:
@@ -200,20 +248,22 @@ def prepare(rows: Sequence[Row | str]) -> tuple[list[Prepared], list[str]]:
 def _prepared(at: npt.NDArray[np.int64], rows: Sequence[Row]) -> Prepared:
     first = rows[0]
     made = first.scenario.made()
-    batch, isl, osl, wait, rounds = (
-        np.array([getattr(r, n) for r in rows]) for n in ("batch", "isl", "osl", "wait", "rounds")
+    batch, isl, osl, wait, rounds, slots = (
+        np.array([getattr(r, n) for r in rows])
+        for n in ("batch", "isl", "osl", "wait", "rounds", "slots")
     )
-    sides = np.array([r.workers for r in rows])
-    here = np.maximum(np.round(batch / sides[:, 1]), 1.0)
-    points = Points.of(here, isl, osl)  # what memory held its campaigns do not say: all of them
-    cases = [(made, first.scenario, points)]
-    before: Made | None = None
-    if first.prefill is not None:
-        before = first.prefill.made()
-        cases.append((before, first.prefill, points))
-    phases = tuple(p for p, _ in phases_of_all(cases))
+    # what memory held its campaigns do not say: all of them
+    points = Points.of(np.maximum(np.round(batch), 1.0), isl, osl)
     load = Load(points.batch, points.running, osl, made.layout.dp, rounds)
-    return Prepared(at, made, before, phases, load, batch, wait, sides)
+    doubt = np.array([r.doubt for r in rows]).T
+    if first.prefill is None:
+        ((phases, _),) = phases_of_all([(made, first.scenario, points)])
+        return Prepared(at, made, phases, None, load, wait, doubt)
+    before = first.prefill.made()
+    sides = np.array([r.workers for r in rows]).T
+    clients = Clients(batch, sides[0] * before.layout.dp, sides[1], slots, osl)
+    found = apart_of((made, first.scenario), (before, first.prefill), points, clients)
+    return Prepared(at, made, None, (found, clients), load, wait, doubt)
 
 
 def answer(
@@ -229,10 +279,10 @@ def answer(
         made = one.made
         if constants:
             made = replace(made, engine=replace(made.engine, **constants))
-        if one.before is not None:
+        if one.phases is None:
             found = _apart(one, made)
         else:
-            served = serve(one.phases[0], one.load, made.engine, made.treatment)
+            served = serve(one.phases, one.load, made.engine, made.treatment)
             ends = zip(("", "_low", "_high"), served.ttft, served.tpot, strict=True)
             found = {e: (t + one.wait * tpot * made.treatment.speculation.accepted, tpot)
                      for e, t, tpot in ends}  # fmt: skip
@@ -244,28 +294,32 @@ def answer(
 def _apart(one: Prepared, made: Made) -> dict[str, tuple[F64, F64]]:
     """Give times of prefill and decode apart: a decode worker never stops for a prompt.
 
-    Prompts queue at the prefill workers' groups, of which each serves one at a time; when they
-    are the bottleneck, Little's law gives the wait: all requests in flight less those decoding.
+    In the first round, in which all clients start at once, a prompt waits for half of all others.
     """
-    decode, prefill = one.phases
-    e, t, load = made.engine, made.treatment, one.load
+    e, spec = made.engine, made.treatment.speculation
+    if one.apart is None:
+        return {}
+    passes, c = one.apart
     out = {}
-    groups = one.sides[:, 0] * (one.before.layout.dp if one.before else 1)
-    each = one.batch / groups
     for end, key in (("", "time"), ("_low", "low"), ("_high", "high")):
-        drafting = t.speculation.draft_share * t.speculation.draft_steps
-        tpot = decode.decode[key] * e.decode_factor * (1.0 + drafting) / t.speculation.accepted
-        launch = e.prefill_launch * prefill.launches
-        own = (prefill.prefill[key] + launch) * prefill.rounds
-        packed = (prefill.packed[key] + launch) * prefill.rounds / prefill.together
-        first = 1.0 / load.rounds
-        ttft = (1.0 - first) * own + first * np.maximum((each + 1.0) / 2.0 * packed, own)
-        step = tpot * (t.speculation.accepted if e.name == "trtllm" else 1.0)  # it counts passes
-        ttft = ttft + e.pass_wait * tpot + one.wait * step + e.request_host
-        queue = np.maximum(each * packed - load.osl * tpot, 0.0)
-        out[end] = (ttft + queue, tpot)
+        t = balance(passes, c, key, made)
+        each = c.requests / c.groups
+        first = 1.0 / c.rounds
+        burst = np.maximum((each + 1.0) / 2.0 * t.full, t.prefill)
+        prefill = (1.0 - first) * (t.prefill + t.queue) + first * np.maximum(burst, t.queue)
+        ttft = prefill + t.slot + e.request_host
+        ttft = ttft + (e.pass_wait * spec.accepted + one.wait) * t.tpot
+        out[end] = (ttft, t.tpot)
     (ttft, tpot), (first_low, low), (first_high, high) = (out[x] for x in ("", "_low", "_high"))
-    out["_low"] = (np.minimum(first_low, ttft * e.ttft_low), np.minimum(low, tpot * e.tpot_low))
-    out["_high"] = (np.maximum(first_high, ttft * e.ttft_high),
-                    np.maximum(high, tpot * e.tpot_high))  # fmt: skip
+    each, begin = one.doubt
+    out["_low"] = (np.minimum(first_low, ttft * _wider(e.ttft_low, begin)),
+                   np.minimum(low, tpot * _wider(e.tpot_low, each)))  # fmt: skip
+    out["_high"] = (np.maximum(first_high, ttft * _wider(e.ttft_high, begin)),
+                    np.maximum(high, tpot * _wider(e.tpot_high, each)))  # fmt: skip
     return out
+
+
+def _wider(factor: float, doubt: F64) -> F64:
+    """Factor of an interval's end with a doubt besides that is independent of it."""
+    end = np.log(factor)
+    return np.exp(np.sign(end) * np.hypot(end, doubt))

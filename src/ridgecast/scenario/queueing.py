@@ -83,14 +83,15 @@ def serve(p: Phases, load: Load, engine: Engine, t: Treatment) -> Served:
     """Latency and throughput of requests in flight, each replaced when it ends.
 
     Continuous batching: while one request decodes osl tokens, each of the other batch - 1 slots
-    ends one request and prefills the next, so every request is delayed by batch - 1 prefills:
+    ends one request and prefills the next, so every request is delayed by batch - 1 prefills (in
+    the first round, in which all clients start at once, by half of them on average):
 
-        tpot = decode pass / accepted + (batch - 1) / osl * marginal prefill
+        tpot = decode pass / accepted + (1 - 1 / (2 rounds)) (batch - 1) / osl * marginal prefill
 
     The marginal prefill is (mixed - decode) / prompts together where the engine mixes both in one
     pass (as far as there are decode passes to ride on), else the prefill pass itself. A new request
-    waits for passes under way and for its own prefill; in the first round, in which all clients
-    start at once, for half of all prompts. Where more requests are in flight than run at once, the
+    waits for passes under way and for its own prefill; in the first round for half of all prompts.
+    Where more requests are in flight than run at once, the
     others wait for whole generations:
 
         ttft = host + waits * step + (1 - 1/rounds) own
@@ -162,10 +163,10 @@ def _one(p: Phases, key: str, load: Load, engine: Engine, t: Treatment) -> tuple
     marginal = (pairs * (mixed - decode) + (1.0 - pairs) * packed) * p.rounds / p.together
     marginal = np.maximum(marginal, 0.0) * engine.stall
     marginal = marginal - np.minimum(marginal, beside * step * osl / np.maximum(here - 1.0, 1.0))
-    tpot = step + (here - 1.0) / osl * marginal
+    first = 1.0 / load.rounds
+    tpot = step + (here - 1.0) / osl * marginal * (1.0 - 0.5 * first)
     alone = prefill / beside if beside else prefill
     own = (alone + launch) * p.rounds
-    first = 1.0 / load.rounds
     ttft = (
         engine.request_host
         + engine.pass_wait * np.where(batch > 1, tpot * t.speculation.accepted, 0.0)
