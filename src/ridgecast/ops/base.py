@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -25,8 +26,8 @@ import numpy.typing as npt
 from ..dtypes import DTYPES, dtype
 from ..errors import SpecError, unknown_name
 
-__all__ = ["Amount", "FieldInfo", "Op", "Rule", "Work", "choice", "flag", "fmt", "number", "plain",
-           "resident_of", "share", "size"]  # fmt: skip
+__all__ = ["Amount", "FieldInfo", "Op", "Rule", "Traits", "Work", "choice", "flag", "fmt", "number",
+           "plain", "resident_of", "share", "size"]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 Amount = float | F64
@@ -177,6 +178,25 @@ _YES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What learned times see of an operation beside its fields and its work; see `Op.traits`.
+
+    `sizes`: positive numbers of the part that one device runs. `tallies`: counts that may each take
+    a time of their own. `streams`: bytes that are read or written together. `padded`: products that
+    are computed over those that are asked for, at a tile. `dealt`: blocks of a kernel that are
+    dealt over the units, and the steps of each.
+    """
+
+    sizes: Mapping[str, Amount] = dataclasses.field(default_factory=dict[str, Amount])
+    tallies: Mapping[str, Amount] = dataclasses.field(default_factory=dict[str, Amount])
+    streams: Mapping[str, Amount] = dataclasses.field(default_factory=dict[str, Amount])
+    padded: Mapping[str, Amount] = dataclasses.field(default_factory=dict[str, Amount])
+    dealt: Mapping[str, tuple[Amount, Amount]] = dataclasses.field(
+        default_factory=dict[str, tuple[Amount, Amount]]
+    )
+
+
 @dataclass(frozen=True)
 class Op:
     """Base of all operations but GEMM, which has an engine of its own.
@@ -223,6 +243,15 @@ class Op:
     def counts(self) -> Mapping[str, Amount]:
         """Independent pieces of work, by kind: how well it can fill a machine; none by default."""
         return {}
+
+    def settled(self) -> Self:
+        """Return the operation with numbers that do nothing in it at 0; itself by default."""
+        return self
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What learned times may rest on beside fields, work and `counts`; nothing by default."""
+        return Traits()
 
     @property
     def flops(self) -> Amount:

@@ -54,6 +54,12 @@ class Loads:
         some = (self.groups * np.minimum(1.0, self.draws * self.chance)).sum(axis=1)
         return self._out(np.maximum(some, self.spare))
 
+    @property
+    def most(self) -> Amount:
+        """Rows of this device's most loaded group."""
+        rows = self.draws * self.chance * (self.groups > 0)
+        return self._out(np.maximum(rows.max(axis=1), np.minimum(self.spare, 1.0)))
+
     def tiles(self, tile: Amount) -> Amount:
         """Tiles of `tile` rows when each group's rows are rounded up to whole tiles."""
         sizes = np.broadcast_to(np.asarray(tile, np.float64), self.case.shape)

@@ -7,6 +7,7 @@ Owns operation and byte counts of grouped products and of the whole layer on one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..dtypes import dtype
-from .base import Amount, Op, Rule, Work, choice, flag, fmt, number, plain, size
+from .base import Amount, Op, Rule, Traits, Work, choice, flag, fmt, number, plain, size
 from .loads import DISTRIBUTIONS, Loads, loads
 
 __all__ = ["GroupedGemm", "Moe"]
@@ -23,6 +24,9 @@ __all__ = ["GroupedGemm", "Moe"]
 # (Frantar et al. 2024, arXiv:2408.11743, section 3).
 _DEQUANTISED_ROWS = 64
 _TILES = (16, 64, 128)
+_PADDED = (8, 16, 32, 64, 128, 256)  # rows of a tile that kernels of experts are built for
+_BLOCK = 128  # columns of a block's result, and _STEP of the sum at a time (both usual)
+_STEP = 64
 _VARIANTS = ("grouped", "gathered", "fused", "capacity", "dense")
 _DISPATCH = ("none", "all_gather", "all_to_all", "deduplicated")
 
@@ -43,8 +47,12 @@ def _wide(name: str) -> str:
 
 
 def _unpacked(compute: str, weights: str, elements: Amount, passes: Amount) -> dict[str, Amount]:
-    """Operations that turn weights into the format of the products, once a pass over them."""
-    if weights == compute:
+    """Operations that turn weights into the format of the products, once a pass over them.
+
+    None where matrix units take both formats as they are: eight bits and four (PTX ISA, tcgen05.mma
+    kind::mxf8f6f4).
+    """
+    if weights == compute or (compute.startswith("fp8") and weights == "mxfp4"):
         return {"vector": 0.0, "integer": 0.0}
     cells = np.asarray(elements, np.float64) * passes
     return {"vector": plain(cells), "integer": plain(cells)}  # scale; shift, mask and convert
@@ -467,3 +475,51 @@ class Moe(Op):
         """Count rows, experts with rows, and tiles of 16, 64 and 128 rows."""
         out: dict[str, Amount] = {"rows": self.rows, "experts": self.touched}
         return out | {f"tiles{t}": self.loads.tiles(t) for t in _TILES}
+
+    def settled(self) -> Self:
+        """Without an exponent where the distribution has none, as tables write such rows."""
+        if self.distribution in ("zipf", "power_law"):
+            return self
+        out = copy(self)
+        object.__setattr__(out, "exponent", np.zeros_like(np.asarray(self.exponent, np.float64)))
+        return out
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What a device's own part of the layer is, however tp and ep cut it.
+
+        Layers that differ as wholes are often the same on one device: 256 experts over 8 devices
+        and 32 over one. So learned times see the part: its columns and experts, rows of an expert,
+        what tiles add, and blocks of both products over the units.
+        """
+        hidden, columns = np.asarray(self.hidden, np.float64), np.asarray(self._columns)
+        tokens, rows = np.asarray(self.num_tokens, np.float64), np.maximum(self.rows, 1e-3)
+        touched, most = np.maximum(self.touched, 1e-3), np.maximum(self.loads.most, 1e-3)
+        up = np.asarray((self._matrices - 1.0) * columns)
+        one = _bytes(self.weight_dtype, self._matrices * hidden * columns)
+        ends = _bytes(_compute(self.dtype), rows * (hidden + 2.0 * columns))
+        wide = _bytes(_wide(self.dtype), rows * (2.0 * up + 2.0 * hidden) + tokens * hidden)
+        tiles = {t: np.asarray(self.loads.tiles(t), np.float64) for t in _PADDED}
+        sizes = {
+            "columns": columns, "local_experts": self.local_experts, "rows": rows,
+            "touched": touched, "touched_share": touched / self.local_experts,
+            "expert_rows": rows / touched, "most_rows": most,
+            "most_over_mean": most * touched / rows,
+            "token_rows": rows / tokens, "expert_bytes": one,
+            "waste_columns": np.ceil(columns / _BLOCK) * _BLOCK / columns,
+            "waste_columns2": np.ceil(columns / (2 * _BLOCK)) * (2 * _BLOCK) / columns,
+            "waste_hidden": np.ceil(hidden / (2 * _BLOCK)) * (2 * _BLOCK) / hidden,
+            "scores": tokens * self.experts,
+        }  # fmt: skip
+        dealt: dict[str, tuple[Amount, Amount]] = {}
+        for t in _TILES:
+            dealt[f"up{t}"] = plain(tiles[t] * np.ceil(up / _BLOCK)), plain(hidden / _STEP)
+            dealt[f"down{t}"] = plain(tiles[t] * np.ceil(hidden / _BLOCK)), plain(columns / _STEP)
+        return Traits(
+            {n: plain(v) for n, v in sizes.items()},
+            {"experts": plain(touched), "tokens": plain(tokens),
+             "scores": plain(tokens * self.experts), "depth": plain(hidden + columns)},
+            {"weights": plain(touched * one), "activations": plain(ends + wide)},
+            {str(t): plain(v * t / rows) for t, v in tiles.items()},
+            dealt,
+        )  # fmt: skip
