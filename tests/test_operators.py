@@ -17,7 +17,8 @@ from ridgecast.kernels.operator import SPECIAL_SHARE, analytic_time, bound_of_pa
 from ridgecast.ops import OPS, Op, Work, op_class
 from ridgecast.predict.bundle import open_bundle
 from ridgecast.predict.operator_features import known
-from ridgecast.predict.operator_model import fit_operator, load_operator, operator_rows
+from ridgecast.predict.operator_fit import fit_operator
+from ridgecast.predict.operator_model import load_operator, operator_rows
 from ridgecast.predict.operator_train import train_operator, write_index
 from ridgecast.predict.operators import answer_operator
 from ridgecast.testing import example_fields

@@ -30,6 +30,8 @@ __all__ = ["Known", "features_of", "known", "terms_of"]
 F64 = npt.NDArray[np.float64]
 UNIT = 1e-6
 """Seconds that parts are measured in: one for all devices, so that they stay comparable."""
+_EACH = 1e-9
+"""Seconds that tallies and steps are counted in; coefficients say what one really takes."""
 _PARTS = ("compute", "vector", "special", "integer", "memory", "l2", "peer", "network", "host")
 
 
@@ -54,11 +56,12 @@ def known(op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> Known:
     return Known(work, parts, bound, np.maximum(time, bound), rows, cache)
 
 
-def terms_of(k: Known, hardware: Hardware) -> dict[str, F64]:
+def terms_of(k: Known, hardware: Hardware, op: Op | None = None) -> dict[str, F64]:
     """Non-negative terms [s] [rows] that a time may be a sum of: each resource, and fixed costs.
 
     Fitted coefficients (`sweep_features.fit_terms`) turn them into a device's own analytic time:
-    how much of its rates the kernels of an operation reach, and what a call costs beside.
+    how much of its rates the kernels of an operation reach, and what a call costs beside. Traits of
+    `op` add what its tallies, streams, padded products and rounds of blocks may cost.
     """
     out = {name: _part(k, name, k.rows) for name in _PARTS if name in k.parts}
     memory = cached_memory_time(k.work, hardware, k.cache)
@@ -67,7 +70,29 @@ def terms_of(k: Known, hardware: Hardware) -> dict[str, F64]:
     out |= {"streamed": moved / hardware.memory.bandwidth, "l2": moved / hardware.l2.bandwidth}
     for name, value in fixed_parts(k.work, hardware).items():
         out[name] = _wide(value, k.rows)
-    return out | {"call": np.full(k.rows, UNIT)}
+    out["call"] = np.full(k.rows, UNIT)
+    return out if op is None else out | _trait_terms(op, k, hardware)
+
+
+def _trait_terms(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:
+    """Terms [s] of what `Op.traits` names; {} where an operation has none."""
+    traits, out = op.traits, {}
+    for name, count in traits.tallies.items():
+        out[f"each_{name}"] = _wide(count, k.rows) * _EACH
+    capacity = cache_capacity(hardware)
+    for name, moved in traits.streams.items():
+        wide = _wide(moved, k.rows)
+        near = np.where(wide < capacity, hardware.l2.bandwidth, hardware.memory.bandwidth)
+        out |= {f"far_{name}": wide / hardware.memory.bandwidth, f"near_{name}": wide / near}
+    compute = _part(k, "compute", k.rows)
+    for name, ratio in traits.padded.items():
+        out[f"padded_{name}"] = compute * _wide(ratio, k.rows)
+    rounds: dict[str, F64] = {}
+    for name, (blocks, steps) in traits.dealt.items():
+        turns = np.maximum(np.ceil(_wide(blocks, k.rows) / hardware.sm_count), 1.0)
+        kind = name.lstrip("abcdefghijklmnopqrstuvwxyz")  # kernels of one tile follow one another
+        rounds[kind] = rounds.get(kind, np.zeros(k.rows)) + turns * _wide(steps, k.rows) * _EACH
+    return out | {f"rounds_{kind}": value for kind, value in rounds.items()}
 
 
 def features_of(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:
@@ -94,6 +119,24 @@ def features_of(op: Op, k: Known, hardware: Hardware) -> dict[str, F64]:
         waves = _wide(count, rows) / hardware.sm_count
         out[f"waves_{name}"] = _log(waves)
         out[f"tail_{name}"] = np.ceil(waves) / np.maximum(waves, 1e-12)
+    return out | _trait_features(op, rows, hardware)
+
+
+def _trait_features(op: Op, rows: int, hardware: Hardware) -> dict[str, F64]:
+    """Logarithms of what `Op.traits` names."""
+    traits, out = op.traits, {}
+    for name, value in traits.sizes.items():
+        out[f"own_{name}"] = _log(_wide(value, rows))
+    for name, moved in traits.streams.items():
+        wide = _wide(moved, rows)
+        out[f"own_{name}"] = _log(wide / hardware.memory.bandwidth / UNIT)
+        out[f"own_{name}_over_cache"] = _log(wide / cache_capacity(hardware))
+    for name, ratio in traits.padded.items():
+        out[f"padded_{name}"] = _log(_wide(ratio, rows))
+    for name, (blocks, _) in traits.dealt.items():
+        waves = _wide(blocks, rows) / hardware.sm_count
+        out[f"waves_{name}"] = _log(waves)
+        out[f"tail_{name}"] = _log(np.ceil(waves) / np.maximum(waves, 1e-12))
     return out
 
 

@@ -29,18 +29,37 @@ from ..ops import op_class
 from ..ops.base import Op
 from ..store.tables import Table
 from .operator_features import Known, features_of, known, terms_of
+from .operator_kernels import FLAGS, Kernels, family_of, formats_of
 from .operator_rows import op_parts, word_fields
-from .sweep_features import analytic, fit_terms
-from .sweep_parts import Head, codes_of, fit_head, make_folds
+from .sweep_features import analytic
+from .sweep_parts import PLACES, Head, codes_of
 from .utilisation import pack_booster, unpack_booster
 
-__all__ = ["GROUPS", "OperatorModel", "OperatorRows", "fit_operator", "load_operator",
-           "operator_rows", "stack_columns"]  # fmt: skip
+__all__ = [
+    "COMMON",
+    "GROUPS",
+    "NEW_BEYOND",
+    "OperatorModel",
+    "OperatorRows",
+    "as_seen",
+    "is_rare",
+    "kernel_keys",
+    "load_operator",
+    "numbers_of",
+    "operator_rows",
+    "ranges_of",
+    "stack_columns",
+]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 LEAST_ROWS = 36  # two devices' counts of 23 sizes, a fifth of them held out
 _CARD_VERSION = 1
+RARE = len(PLACES)
+"""Place of a new structure whose formats fewer than COMMON structures were measured with."""
+NEW_BEYOND = RARE + 1
+"""Place of a new structure with a number beyond those measured."""
+COMMON = 4
 # op -> (fields that make its structure, further fields that part groups held out together)
 GROUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "attention": (("q_heads", "kv_heads", "head_dim"), ("q_len", "kv_len")),
@@ -68,15 +87,17 @@ class OperatorRows:
     words: tuple[tuple[str, ...], ...]
     word_of: I64
     positions: I64
+    kernel: npt.NDArray[np.str_]  # family that ran a row; "" where the table does not say
 
 
-def _numbers(cls: type[Op]) -> list[str]:
+def numbers_of(cls: type[Op]) -> list[str]:
+    """Name the fields that hold numbers."""
     return [n for n, i in cls.infos().items() if i.kind in ("size", "number", "share")]
 
 
 def _sizes(op: Op, rows: int) -> F64:
     cells = [np.broadcast_to(np.asarray(getattr(op, n), np.float64), (rows,))
-             for n in _numbers(type(op))]  # fmt: skip
+             for n in numbers_of(type(op))]  # fmt: skip
     return np.stack(cells, axis=1) if cells else np.zeros((rows, 0))
 
 
@@ -91,7 +112,7 @@ def _variant(cls: type[Op], words: tuple[str, ...]) -> tuple[str, ...]:
                  if infos[n].kind != "format")  # fmt: skip
 
 
-def _ranges(rows: OperatorRows, cls: type[Op]) -> list[dict[str, Any]]:
+def ranges_of(rows: OperatorRows, cls: type[Op]) -> list[dict[str, Any]]:
     """Range of each number, by the words that are no formats; [] where there is one such set."""
     variants = [_variant(cls, w) for w in rows.words]
     kinds = list(dict.fromkeys(variants))
@@ -130,11 +151,11 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     for part in op_parts(cls, table, usable):
         if part.op is None or part.bad.all():
             continue
-        keep = ~part.bad
-        k = known(part.op, len(part.rows), hardware)
-        found = {n: v[keep] for n, v in features_of(part.op, k, hardware).items()}
-        terms = {n: v[keep] for n, v in terms_of(k, hardware).items()}
-        sizes = _sizes(part.op, len(part.rows))[keep]
+        keep, op = ~part.bad, part.op.settled()
+        k = known(op, len(part.rows), hardware)
+        found = {n: v[keep] for n, v in features_of(op, k, hardware).items()}
+        terms = {n: v[keep] for n, v in terms_of(k, hardware, op).items()}
+        sizes = _sizes(op, len(part.rows))[keep]
         parts.append((found, terms, k.bound[keep], sizes, part.rows[keep]))
         words.append(_words(part.op))
     if not parts:
@@ -146,7 +167,7 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     bound = np.concatenate([b for _, _, b, _, _ in parts])
     sizes = np.concatenate([s for _, _, _, s, _ in parts])
     at = np.concatenate([rows for *_, rows in parts])
-    kinds = {n: i for i, n in enumerate(_numbers(cls))}
+    kinds = {n: i for i, n in enumerate(numbers_of(cls))}
     texts = {n: i for i, n in enumerate(word_fields(cls))}
     labels = np.array([list(w) for w in words], dtype=object)
 
@@ -158,8 +179,13 @@ def operator_rows(table: Table, name: str, hardware: Hardware) -> OperatorRows:
     inner, outer = GROUPS.get(name, ((), tuple(kinds)))
     structure = codes_of([column(f) for f in inner]) if inner else np.zeros(len(at), np.int64)
     group = codes_of([column(f) for f in (*inner, *outer)])
+    source = np.full(len(at), "")
+    if name in FLAGS and "kernel_source" in table:
+        written = np.asarray(table["kernel_source"])[at].astype(str)
+        told, back = np.unique(written, return_inverse=True)
+        source = np.array([family_of(t) for t in told.tolist()])[back.reshape(-1)]
     return OperatorRows(
-        features, terms, bound, time[at], structure, group, sizes, tuple(words), word_of, at
+        features, terms, bound, time[at], structure, group, sizes, tuple(words), word_of, at, source
     )
 
 
@@ -186,29 +212,32 @@ class OperatorModel:
     head: Head
     domain: Mapping[str, Any]
     card: Mapping[str, Any]
+    kernels: Kernels | None = None
 
     def predict(
         self, op: Op, k: Known, hardware: Hardware, level: float
     ) -> tuple[F64, F64, F64, I64]:
         """Time, low and high [s] [rows] and the index of PLACES; `k` is of this very device."""
+        op = op.settled()
         x = self._columns(op, k, hardware)
-        place = self.place_of(_sizes(op, k.rows), k.bound)
+        place = self.place_of(_sizes(op, k.rows), k.bound, _words(op))
         place[self._apart(op, k.rows)] = 2
         far = self._outside(_sizes(op, k.rows))
-        learned = place.copy()
+        learned = np.where(place == NEW_BEYOND, 1, place)
         if far.any():  # beyond what was measured the utilisation of the edge is kept
             edge = self._at_edge(op, k.rows)
             x[far] = self._columns(edge, known(edge, k.rows, hardware, k.cache), hardware)[far]
             learned[far] = 0
-        value = self.head.predict(x, learned)
-        low, high = self.head.intervals.limits(value, place, level)
-        time = self.base(k, hardware) * np.exp(value)
+        value = self.head.predict(x, self.calibrated(learned))
+        low, high = self.head.intervals.limits(value, self.calibrated(place), level)
+        time = self.base(k, hardware, op) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
                 place)  # fmt: skip
 
     def _columns(self, op: Op, k: Known, hardware: Hardware) -> F64:
         """Features [rows, names]; those that training did not see are left out."""
         found = {**features_of(op, k, hardware), **self._alike(op, k.rows)}
+        found |= self.kernel_columns(_words(op), _sizes(op, k.rows))
         zero = np.zeros(k.rows)
         return np.stack([found.get(n, zero) for n in self.names], axis=1)
 
@@ -223,9 +252,24 @@ class OperatorModel:
                 object.__delattr__(near, cached)
         return near
 
-    def base(self, k: Known, hardware: Hardware) -> F64:
+    def calibrated(self, place: I64) -> I64:
+        """Places as they are, or that of a new structure where none was held out at theirs."""
+        return np.where(place < len(self.head.share), place, 1)
+
+    def kernel_columns(self, words: tuple[str, ...], sizes: F64) -> dict[str, F64]:
+        """Features of the kernel family that is taken to run rows of `words` [rows, numbers]."""
+        if self.kernels is None:
+            return {}
+        structure, flag = kernel_keys(self.op, sizes)
+        formats = as_seen(self.kernels, words)
+        return {
+            **self.kernels.format_columns(formats, len(sizes)),
+            **self.kernels.columns(self.kernels.choose(formats, structure, flag)),
+        }
+
+    def base(self, k: Known, hardware: Hardware, op: Op) -> F64:
         """Analytic time [s] [rows] with this device's coefficients."""
-        terms = terms_of(k, hardware)
+        terms = terms_of(k, hardware, op)
         zero = np.zeros(k.rows)
         return analytic({n: terms.get(n, zero) for n in self.coefficients}, self.coefficients)
 
@@ -244,10 +288,12 @@ class OperatorModel:
         asked = tuple(_width(w) for w in _words(op))
         return asked in {tuple(_width(v) for v in w) for w in self.domain["words"]}
 
-    def place_of(self, sizes: F64, bound: F64) -> I64:
+    def place_of(self, sizes: F64, bound: F64, words: tuple[str, ...] = ()) -> I64:
         """Index of PLACES per row, from the numeric fields [rows, fields] and the bound [s].
 
-        Sizes that each were seen can make more work together than any: that is beyond, too.
+        Where kernels are known, a new structure of `words` that few structures were measured with
+        is at RARE, and one that is beyond in NEW_BEYOND. Sizes that each were seen can make more
+        work together than any: that is beyond, too.
         """
         out = np.zeros(len(sizes), np.int64)
         inner = [n for n in GROUPS.get(self.op, ((), ()))[0] if n in self.domain["numbers"]]
@@ -256,10 +302,12 @@ class OperatorModel:
             seen = {tuple(s) for s in self.domain["structures"]}
             keys, back = np.unique(sizes[:, at], axis=0, return_inverse=True)
             new = np.array([tuple(key) not in seen for key in keys.tolist()], bool)
-            out[new[back.reshape(-1)]] = 1
-        out[self._outside(sizes)] = 2
+            rare = self.kernels is not None and bool(words) and is_rare(self.kernels, words)
+            out[new[back.reshape(-1)]] = RARE if rare else 1
+        far = self._outside(sizes)
+        out[far] = np.where(out[far] == 0, 2, NEW_BEYOND) if self.kernels is not None else 2
         least, most = self.domain["bound"]
-        out[(bound < 0.999 * least) | (bound > 1.001 * most)] = 2
+        out[((bound < 0.999 * least) | (bound > 1.001 * most)) & (out != NEW_BEYOND)] = 2
         return out
 
     def _outside(self, sizes: F64) -> npt.NDArray[np.bool_]:
@@ -286,6 +334,7 @@ class OperatorModel:
             "collection": self.collection, "names": list(self.names),
             "coefficients": dict(self.coefficients), "head": state,
             "domain": dict(self.domain), **self.card,
+            **({"kernels": self.kernels.to_card()} if self.kernels else {}),
         }  # fmt: skip
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **named)
@@ -298,57 +347,27 @@ class OperatorModel:
             draft.replace(folder / name)
 
 
-def fit_operator(
-    rows: OperatorRows, op: str, hardware: Hardware | None, collection: str, *, seed: int = 0,
-    facts: Mapping[str, Any] | None = None,
-) -> OperatorModel:  # fmt: skip
-    """Fit and calibrate on measured rows; whole groups and structures are held out for intervals.
+def kernel_keys(op: str, sizes: F64) -> tuple[F64, F64]:
+    """Structure [rows, fields] and the number that parts kernels [rows]."""
+    numbers = numbers_of(op_class(op))
+    return sizes[:, [numbers.index(n) for n in GROUPS[op][0]]], sizes[:, numbers.index(FLAGS[op])]
 
-    `hardware` is None for rows of several devices. Raises NoDataError for fewer than LEAST_ROWS
-    rows.
-    """
-    if len(rows.time) < LEAST_ROWS:
-        raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
-    names = tuple(rows.features)
-    x = np.stack([rows.features[n] for n in names], axis=1)
-    coefficients = _coefficients(rows, np.ones(len(rows.time), bool))
-    base = analytic({n: rows.terms[n] for n in coefficients}, coefficients)
-    y = np.log(rows.time / base)
 
-    def shift(train: npt.NDArray[np.bool_]) -> F64:
-        found = _coefficients(rows, train)
-        return np.log(analytic({n: rows.terms[n] for n in found}, found) / base)
+def is_rare(kernels: Kernels, words: tuple[str, ...]) -> bool:
+    """Whether fewer than COMMON structures were measured with the formats of `words`."""
+    return kernels.seen.get(as_seen(kernels, words), 0) < COMMON
 
-    folds = make_folds(rows.group, rows.structure, rows.bound, np.random.default_rng(seed))
-    head, figures = fit_head(x, y, folds, seed, shift)
-    cls = op_class(op)
-    numbers = _numbers(cls)
-    inner = [n for n in GROUPS.get(op, ((), ()))[0] if n in numbers]
-    at = [numbers.index(n) for n in inner]
-    domain = {
-        "numbers": numbers, "low": rows.sizes.min(axis=0).tolist(),
-        "high": rows.sizes.max(axis=0).tolist(),
-        "bound": [float(rows.bound.min()), float(rows.bound.max())],
-        "words": [list(w) for w in rows.words],
-        "structures": np.unique(rows.sizes[:, at], axis=0).tolist() if at else [],
-        "ranges": _ranges(rows, cls),
-    }  # fmt: skip
-    card = {"rows": len(rows.time), "seed": seed, **{k: v for k, v in figures.items()
-            if k != "importance"}, **(facts or {})}  # fmt: skip
-    name = hardware.name if hardware else ""
-    return OperatorModel(op, name, collection, names, coefficients, head, domain, card)
+
+def as_seen(kernels: Kernels, words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats of `words`, or measured ones of the same widths."""
+    asked = formats_of(words)
+    if asked in kernels.seen:
+        return asked
+    wide = tuple(map(_width, asked))
+    return next((f for f in kernels.seen if tuple(map(_width, f)) == wide), asked)
 
 
 _DOMAIN = ("numbers", "low", "high", "bound", "words", "structures")
-_TERM_ROWS = 6000  # that the coefficients are fitted to; more change nothing
-
-
-def _coefficients(rows: OperatorRows, train: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """Fit the analytic time to some of the rows; a call always costs something."""
-    at = np.flatnonzero(train)
-    at = at[:: max(1, len(at) // _TERM_ROWS)]
-    found = fit_terms({n: v[at] for n, v in rows.terms.items()}, rows.time[at])
-    return {**found, "call": max(found.get("call", 0.0), 0.05)}  # 50 ns: never 0 (assumed)
 
 
 def load_operator(folder: Path) -> OperatorModel:
@@ -364,6 +383,7 @@ def load_operator(folder: Path) -> OperatorModel:
         domain["ranges"] = card["domain"].get("ranges", [])  # older models have none
         asked = (card["op"], card["hardware"], card["collection"], tuple(card["names"]))
         coefficients = dict(card["coefficients"])
+        kernels = Kernels.from_card(card["kernels"]) if "kernels" in card else None
     except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
         if isinstance(error, RidgecastError):
             raise
@@ -379,6 +399,7 @@ def load_operator(folder: Path) -> OperatorModel:
         "head",
         "domain",
         "card_version",
+        "kernels",
     )
     facts = {k: v for k, v in card.items() if k not in own}
-    return OperatorModel(*asked, coefficients, head, domain, facts)
+    return OperatorModel(*asked, coefficients, head, domain, facts, kernels)

@@ -22,11 +22,11 @@ import numpy.typing as npt
 from ..errors import NoDataError, RidgecastError
 from ..hardware import Hardware, get
 from ..store.tables import Table, select
+from .operator_fit import fit_operator
 from .operator_model import (
     GROUPS,
     OperatorModel,
     OperatorRows,
-    fit_operator,
     operator_rows,
     stack_columns,
 )
@@ -70,6 +70,7 @@ def _take(rows: OperatorRows, at: npt.NDArray[np.bool_]) -> OperatorRows:
         terms={n: v[at] for n, v in rows.terms.items()}, bound=rows.bound[at],
         time=rows.time[at], structure=_dense(rows.structure[at]), group=_dense(rows.group[at]),
         sizes=rows.sizes[at], word_of=rows.word_of[at], positions=rows.positions[at],
+        kernel=rows.kernel[at],
     )  # fmt: skip
 
 
@@ -116,7 +117,8 @@ def held_out(
     parts: list[tuple[F64, F64, F64, F64, F64]] = []
     for turn in range(min(folds if split != "frontier" else 1, int(fold.max()) + 1)):
         test = fold == turn
-        model = fit_operator(_take(rows, ~test), op, hardware, "", seed=seed)
+        only = (2,) if split == "frontier" else (1, 2)
+        model = fit_operator(_take(rows, ~test), op, hardware, "", seed=seed, only=only)
         held = _take(rows, test)
         time, low, high = predict_rows(model, held, level)
         factor = float(np.median(rows.time[~test] / rows.terms["together"][~test]))
@@ -128,8 +130,15 @@ def held_out(
 def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tuple[F64, F64, F64]:
     """Time, low and high [s] of rows whose features are made; as the model's own `predict`."""
     zero = np.zeros(len(rows.time))
-    x = np.stack([rows.features.get(n, zero) for n in model.names], axis=1)
-    place = model.place_of(rows.sizes, rows.bound)
+    found, place = dict(rows.features), np.zeros(len(rows.time), np.int64)
+    for number, words in enumerate(rows.words):
+        at = rows.word_of == number
+        place[at] = model.place_of(rows.sizes[at], rows.bound[at], words)
+        for name, values in model.kernel_columns(words, rows.sizes[at]).items():
+            found[name] = found.get(name, zero).copy()
+            found[name][at] = values
+    x = np.stack([found.get(n, zero) for n in model.names], axis=1)
+    place = model.calibrated(place)
     value = model.head.predict(x, place)
     low, high = model.head.intervals.limits(value, place, level)
     base = analytic({n: rows.terms[n] for n in model.coefficients}, model.coefficients)
@@ -268,7 +277,7 @@ def pool(parts: Sequence[OperatorRows], seed: int, most: int = 2000) -> tuple[Op
     device = np.repeat(np.arange(len(some)), counts)
     pooled = OperatorRows(
         features, terms, stack("bound"), stack("time"), device, device, stack("sizes"),
-        words, word_of, stack("positions"),
+        words, word_of, stack("positions"), stack("kernel"),
     )  # fmt: skip
     return pooled, device
 

@@ -30,7 +30,7 @@ from ..store.tables import Table
 from .bundle import Bundle
 from .ladder import PROBABILITIES, STRETCH
 from .operator_features import Known, known
-from .operator_model import OperatorModel
+from .operator_model import NEW_BEYOND, OperatorModel
 from .operator_rows import Part, op_parts
 from .throttle import recapped, throttling
 
@@ -231,7 +231,7 @@ def _measured(
         basis[:] = "transferred"
         low, high = low / _OTHER_WORDS, high * _OTHER_WORDS
         reason += "; these formats or this variant were not measured there"
-    basis[place == 2] = "transferred"
+    basis[(place == 2) | (place == NEW_BEYOND)] = "transferred"
     if base is not k:
         time, low, high = _moved(time, low, high, k, base, known(op, k.rows, device))
         basis[:] = "transferred"

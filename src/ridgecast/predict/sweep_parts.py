@@ -18,7 +18,7 @@ from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
 from .utilisation import FEW_ROWS, slim
 
-__all__ = ["PLACES", "Folds", "Head", "Intervals", "fit_head"]
+__all__ = ["PLACES", "Fitting", "Folds", "Head", "Intervals", "fit_head"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -47,6 +47,8 @@ _BUCKETS = 3
 _LEAST = 60  # residuals under which a bucket borrows from its place, and a place from inside
 _BORROWED = 2.0  # how much wider a place without residuals of its own is than inside (assumed)
 _FEW_CONFIGS = 20
+_SCALES = (0.7, 3.0)  # by how much residuals of groups may shrink and grow (assumed)
+_LEAST_EDGE = 0.01  # of an interval, in log units, so that none is of no width (assumed)
 _KEPT = 600  # residuals stored per bucket; more are thinned to as many quantiles
 
 
@@ -95,12 +97,15 @@ class Intervals:
         return cls(np.asarray(state["edges"], np.float64), places)
 
 
-def fit_intervals(residual: F64, value: F64, place: I64, kinds: int) -> Intervals:
+def fit_intervals(
+    residual: F64, value: F64, place: I64, kinds: int, *, together: I64 | None = None
+) -> Intervals:
     """Sort held-out residuals into places and, where rows suffice, thirds of predicted value.
 
     A place with fewer than _LEAST residuals takes its own and those of inside, _BORROWED wide.
     Rows of one new configuration err together, so with few configurations (`kinds`) their
-    residuals are far fewer than they look: then they count in both directions, _BORROWED wide.
+    residuals are far fewer than they look: then they count in both directions, _BORROWED wide,
+    unless `together` says by a code per row which they are: see `_scaled`.
     """
     inside = place == 0
     enough = inside.sum() >= _BUCKETS * _LEAST
@@ -108,18 +113,41 @@ def fit_intervals(residual: F64, value: F64, place: I64, kinds: int) -> Interval
     edges = np.quantile(value[inside], cuts) if enough else np.empty(0)
     bucket = np.searchsorted(edges, value)
     places: list[tuple[F64, ...]] = []
-    for p in range(len(PLACES)):
+    for p in range(max(len(PLACES), int(place.max(initial=0)) + 1)):
         own = residual[place == p]
         if p and len(own) < _LEAST:
             own = np.concatenate([own, _BORROWED * residual[inside]])
-        whole = _thin(own)
+        whole = _thin(own if len(own) else residual)
         rows = [residual[(place == p) & (bucket == b)] for b in range(len(edges) + 1)]
-        if p == 1 and kinds < _FEW_CONFIGS:
+        if together is not None and p not in (0, 2) and (place == p).any():
+            by = _scaled(residual[place == p], together[place == p])
+            whole, rows = _thin(by * residual[place == p]), [by * r for r in rows]
+        elif p == 1 and kinds < _FEW_CONFIGS:
             whole = _thin(_BORROWED * np.concatenate([own, -own]))
             rows = []
         rows = rows or [whole] * (len(edges) + 1)
         places.append(tuple(_thin(r) if len(r) >= _LEAST else whole for r in rows))
     return Intervals(edges, tuple(places))
+
+
+def _scaled(residual: F64, together: I64) -> float:
+    """Factor on residuals with which those of each code are held, on average, by the others'.
+
+    Rows of a code err together, so that their pooled quantiles promise too much or too little for
+    a new one: each code is left out in turn, and what its rows need is kept to 90 %
+    (cross-conformal prediction over groups; Dunn, Wasserman, Ramdas 2023, JASA 118). A single code
+    counts _BORROWED times.
+    """
+    need: list[F64] = []
+    for code in np.unique(together):
+        own, others = residual[together == code], residual[together != code]
+        if len(others):
+            low, high = np.quantile(others, (0.05, 0.95))
+            edge = np.where(own < 0.0, min(low, -_LEAST_EDGE), max(high, _LEAST_EDGE))
+            need.append(own / edge)
+    if not need:
+        return _BORROWED
+    return float(np.clip(np.quantile(np.concatenate(need), 0.9), *_SCALES))
 
 
 def _thin(residual: F64) -> F64:
@@ -204,25 +232,34 @@ def _fit_halves(x: F64, y: F64, seed: int, *, fold: bool = False) -> tuple[Any, 
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Train and test masks with the place that their test rows imitate."""
+    """Train and test masks with the place that their test rows imitate.
+
+    `of_places` refines that place for each row, from the place and the training mask; with
+    `together`, a code per row, residuals of new configurations are scaled so that those of one code
+    would have been held by those of the others (`_scaled`).
+    """
 
     parts: tuple[tuple[int, Mask, Mask], ...]
     kinds: int  # distinct configurations
+    of_places: Callable[[int, Mask], I64] | None = None
+    together: I64 | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Mask, Mask]]:
         return iter(self.parts)
 
 
 def make_folds(
-    groups: I64, configs: I64, work: F64, rng: np.random.Generator, *, count: int = 5
-) -> Folds:
+    groups: I64, configs: I64, work: F64, rng: np.random.Generator, *, count: int = 5,
+    configs_most: int = 3,
+) -> Folds:  # fmt: skip
     """Folds of whole groups (inside), whole configurations, and the largest and smallest work.
 
     `groups` and `configs` are codes per row, `work` orders rows by size.
     """
     parts: list[tuple[int, Mask, Mask]] = []
     few = len(work) <= 8 * FEW_ROWS  # beyond, three folds leave residuals enough
-    for place, codes, most in ((0, groups, count if few else 3), (1, configs, 4 if few else 3)):
+    turns_of = ((0, groups, count if few else 3), (1, configs, 4 if few else configs_most))
+    for place, codes, most in turns_of:
         kinds = int(codes.max()) + 1
         turns = min(most, kinds)
         fold = (rng.permutation(kinds) % turns)[codes]
@@ -247,16 +284,37 @@ class Held:
     kinds: int
 
 
-def _held_out(x: F64, y: F64, folds: Folds, seed: int, shift: Callable[[Mask], F64] | None) -> Held:
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """How a head is fitted, where not as usual.
+
+    `shift` gives, for the training rows of a fold, how much higher the baseline's logarithm is
+    [rows] when it is fitted to those alone: so that held-out rows are held out of the baseline too.
+    `seen` gives the features [rows, features] as who knows the training rows alone would have them.
+    Folds with more than `most` training rows are fitted to as many of them, drawn at random: what
+    calibrates intervals need not be as good as what answers.
+    """
+
+    shift: Callable[[Mask], F64] | None = None
+    seen: Callable[[Mask], F64] | None = None
+    most: int = 2**62
+
+
+def _held_out(x: F64, y: F64, folds: Folds, seed: int, fitting: Fitting, columns: I64) -> Held:
     parts: list[tuple[I64, I64, F64, F64]] = []
     for place, train, test in folds:
-        by = shift(train) if shift else np.zeros(len(y))
-        booster, smooth = _fit_halves(x[train], y[train] - by[train], seed, fold=True)
-        trees, even = _halves(booster, smooth, x[test])
+        by = fitting.shift(train) if fitting.shift else np.zeros(len(y))
+        at = np.flatnonzero(train)
+        if len(at) > fitting.most:
+            at = np.sort(np.random.default_rng(seed).choice(at, fitting.most, replace=False))
+        booster, smooth = _fit_halves(x[at], y[at] - by[at], seed, fold=True)
+        asked = fitting.seen(train)[:, columns] if fitting.seen else x
+        trees, even = _halves(booster, smooth, asked[test])
         rows = np.flatnonzero(test)
-        parts.append((np.full(len(rows), place), rows, trees + by[rows], even + by[rows]))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Held(columns[0], columns[1], columns[2], columns[3], folds.kinds)
+        places = folds.of_places(place, train) if folds.of_places else np.full(len(y), place)
+        parts.append((places[rows], rows, trees + by[rows], even + by[rows]))
+    stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return Held(stacked[0], stacked[1], stacked[2], stacked[3], folds.kinds)
 
 
 def informative(x: F64) -> I64:
@@ -274,13 +332,13 @@ def informative(x: F64) -> I64:
 
 
 def fit_head(
-    x: F64, y: F64, folds: Folds, seed: int, shift: Callable[[Mask], F64] | None = None
-) -> tuple[Head, dict[str, Any]]:
+    x: F64, y: F64, folds: Folds, seed: int,
+    fitting: Callable[[Mask], F64] | Fitting | None = None,
+) -> tuple[Head, dict[str, Any]]:  # fmt: skip
     """Fit y [rows] to x [rows, features] and calibrate; also the head's own figures.
 
-    y is a logarithm relative to a baseline that was fitted to the same rows. `shift` gives, for the
-    training rows of a fold, how much higher the baseline's logarithm is [rows] when it is fitted to
-    those alone: so that held-out rows are held out of the baseline too.
+    y is a logarithm relative to a baseline that was fitted to the same rows; `fitting` says how it
+    is held out of folds (a function alone is its `shift`).
 
     The figures: rows, mean absolute held-out error of whole groups, importance per column (gain
     of the trees, summing to 1).
@@ -289,7 +347,9 @@ def fit_head(
     if not len(columns):  # one point in feature space: a constant is all that can be learned
         columns = np.zeros(1, np.int64)
     z = x[:, columns]
-    held = _held_out(z, y, folds, seed, shift)
+    if not isinstance(fitting, Fitting):
+        fitting = Fitting(shift=fitting)
+    held = _held_out(z, y, folds, seed, fitting, columns)
     if not (held.place == 0).any():
         # without groups to hold out, the folds of configurations stand in for them
         held = replace(held, place=np.where(held.place == 1, 0, held.place))
@@ -297,7 +357,10 @@ def fit_head(
     share = _shares(held, y)
     value = _mix(held.trees, held.smooth, share[place])
     residual = y[held.row] - value
-    intervals = fit_intervals(residual, value, place, held.kinds)
+    intervals = fit_intervals(
+        residual, value, place, held.kinds,
+        together=None if folds.together is None else folds.together[held.row],
+    )  # fmt: skip
     booster, smooth = _fit_halves(z, y, seed)
     gain = np.asarray(booster.feature_importance("gain"), np.float64)
     weights = np.zeros(x.shape[1])
@@ -316,8 +379,8 @@ def fit_head(
 
 def _shares(held: Held, y: F64) -> F64:
     """Weight of the trees per place with the least held-out absolute error; inside's for gaps."""
-    out = np.zeros(len(PLACES))
-    for p in range(len(PLACES)):
+    out = np.zeros(max(len(PLACES), int(held.place.max(initial=0)) + 1))
+    for p in range(len(out)):
         rows = held.place == p
         if rows.sum() < 10:
             out[p] = out[0]
