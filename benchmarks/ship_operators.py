@@ -1,7 +1,7 @@
 """Fit the models of attention, MoE and collectives that the package ships, into a model folder.
 
     python benchmarks/ship_operators.py --out DIR [--data DIR] [--jobs N] [--pooled OP ...]
-    python benchmarks/ship_operators.py --out DIR --package
+    python benchmarks/ship_operators.py --out DIR --package [--only FAMILY ...]
 
 DIR is a model folder (a copy of src/ridgecast/predict/trained, or one that `ridgecast train` or
 ship_models.py made). Each measured device gives a model per operation and collection, scored on
@@ -161,6 +161,10 @@ def main() -> None:
     parser.add_argument(
         "--package", action="store_true", help="fit to tables of aiconfigurator-core instead"
     )
+    parser.add_argument(
+        "--only", action="append", choices=[*FOLDERS, *PACKAGE], default=[],
+        help="fit the models of this family alone, e.g. moe; repeatable",
+    )  # fmt: skip
     a = parser.parse_args()
     state = a.out / "operators"
     state.mkdir(parents=True, exist_ok=True)
@@ -168,6 +172,7 @@ def main() -> None:
         sources = {family: files_of_package(family) for family in PACKAGE}
     else:
         sources = {op: files_of(a.data, op) for op in FOLDERS}
+    sources = {k: v for k, v in sources.items() if not a.only or k in a.only}
     waiting = []
     for op, files in sources.items():
         for device, paths in files.items():
