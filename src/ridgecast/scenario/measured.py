@@ -41,10 +41,11 @@ _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
 # another in the scripts of DeepSeek (attention_dp_config timeout_iters 60).
 _RECEIVE = (10.0, 30.0)
 _GROUPS_WAIT = 60.0
-# Points of other campaigns have fixed lengths. TensorRT-LLM's kept one request more in flight than
-# it ran, which waits for a slot: this share of osl / batch passes (fitted on Llama-3.1-8B and
-# Qwen3-32B). SGLang's sequences end together, so that every wave starts with all prompts at once
-# (Qwen3-32B: one round), but those of 8B models are out of step (Llama-3.1-8B: endless rounds).
+# Points of other campaigns have fixed lengths. TensorRT-LLM's of the largest of them ("local") kept
+# one request more in flight than it ran, which waits for a slot: this share of osl / batch passes
+# (fitted on Llama-3.1-8B and Qwen3-32B). SGLang's sequences end together, so that every wave starts
+# with all prompts at once (Qwen3-32B: one round), but those of 8B models are out of step
+# (Llama-3.1-8B: endless rounds).
 _SLOT = 0.8
 # Where the workers of a row are those of the nearest recipe: half of what holds 90 % of log(time
 # predicted with the nearest / with the true recipe), tpot and ttft, of 381 rows whose recipe is
@@ -189,7 +190,8 @@ def _wait(r: Mapping[str, object], value: Mapping[str, float], batch: float, fas
     """Decode passes that a request waits for by the measuring scripts' own settings."""
     groups = value.get("dp", 1.0) > 1
     if not fast:
-        return _SLOT * value["osl"] / batch if r["engine"] == "trtllm" else 0.0
+        late = r["engine"] == "trtllm" and r["collection"] == "local"
+        return _SLOT * value["osl"] / batch if late else 0.0
     blackwell = str(r["hardware"]) in ("b200_sxm", "b300_sxm")
     if r["engine"] == "sglang" and blackwell and "glm" not in str(r["model"]).lower():
         return _RECEIVE[0] if batch < 16 else _RECEIVE[1]
