@@ -37,9 +37,9 @@ _INFERENCEX = "inferencex"
 _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
 # Decode passes that InferenceX's own scripts make a request wait for (published recipes of 2025
 # and 2026): the scheduler of SGLang looks for new requests every 10 (below 16 in flight) or 30
-# passes on Blackwell (--scheduler-recv-interval), TensorRT-LLM's attention groups wait for one
-# another in the scripts of DeepSeek (attention_dp_config timeout_iters 60).
-_RECEIVE = (10.0, 30.0)
+# passes on Blackwell (--scheduler-recv-interval), half of it on average; TensorRT-LLM's attention
+# groups wait for one another in the scripts of DeepSeek (attention_dp_config timeout_iters 60).
+_RECEIVE = (5.0, 15.0)
 _GROUPS_WAIT = 60.0
 # Points of other campaigns have fixed lengths. TensorRT-LLM's of the largest of them ("local") kept
 # one request more in flight than it ran, which waits for a slot: this share of osl / batch passes
