@@ -27,8 +27,8 @@ FLAGS: Mapping[str, str] = {"moe": "ep"}
 _FAMILIES = ("marlin", "oaitriton", "trtllm", "cutlass", "xpu", "triton")
 _ENOUGH = 2  # structures of a format that outweigh what engines usually run for it
 # What vLLM runs for weights of four bits under activations of 16. MXFP4 as its mxfp4.py chooses
-# (quoted in vllm-project/vllm issue 31085): kernels of TensorRT-LLM on Blackwell of the data centre,
-# OpenAI's Triton kernels on Hopper, Marlin elsewhere. Marlin for integers (assumed).
+# (quoted in issue 31085 of vllm-project/vllm): kernels of TensorRT-LLM on Blackwell of the data
+# centre, OpenAI's Triton kernels on Hopper, Marlin elsewhere. Marlin for integers (assumed).
 _INTEGER = "marlin"
 _MXFP4 = {"hopper": "oaitriton", "blackwell": "trtllm"}
 
