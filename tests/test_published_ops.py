@@ -11,7 +11,7 @@ from ridgecast import predict_table
 from ridgecast.store.tables import read_table
 
 TABLE = Path(__file__).resolve().parents[1] / "benchmarks" / "published_ops.csv"
-# mean errors as shares: what benchmarks/published_ops.py prints, and a tenth more
+# mean errors as shares over all variants, and a tenth more
 MOST = {
     ("gemm", "a100_pcie_40gb"): 0.075,
     ("gemm", "v100_pcie"): 0.47,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ridgecast.predict.siblings import MOST, Siblings, load_siblings
 from ridgecast.predict.throttle import under_another_cap
 from ridgecast.predict.time_model import Shapes
 
+CATALOG = Path(rc.__file__).parent / "hardware" / "catalog"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "silicon"
 # S. Bekman, Machine Learning Engineering, maximum achievable matmul FLOPS: the best shape of a
 # search, with torch, in Tflop/s; none of these was learned from
@@ -93,7 +95,7 @@ def test_scores_of_held_out_devices_hold_what_intervals_promise():
 
 
 def residuals(hardware, dtype, shift, rows=2000):
-    rng = np.random.default_rng(abs(hash(hardware)) % 1000)
+    rng = np.random.default_rng(ord(hardware))
     time = np.full(rows, 1e-4)
     return Residuals(hardware, dtype, rng.normal(shift, 0.05, rows), time, 0.3 * time)
 
@@ -130,6 +132,30 @@ def test_farther_than_any_measured_pair_the_interval_opens():
     assert far[0] == pytest.approx(time)
     assert far[1] == pytest.approx(low * np.exp(-0.1))
     assert far[2] == pytest.approx(high * np.exp(0.1))
+
+
+def renamed(name, **values):
+    text = (CATALOG / f"{name}.toml").read_text().replace(f'name = "{name}"', 'name = "mine"')
+    for key, value in values.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f'{key} = "{value}"', text)
+    return text
+
+
+@pytest.mark.parametrize("device", ["a100_pcie", "h100_nvl"])
+def test_a_device_file_of_the_same_numbers_answers_alike(device, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(renamed(device))
+    op = rc.Gemm(4096, 4096, 4096, dtype="bf16")
+    ours, theirs = (rc.predict(op, on=on) for on in (path, device))
+    assert ours.time == pytest.approx(theirs.time)
+    assert ours.interval() == pytest.approx(theirs.interval())
+
+
+def test_a_device_may_idle_above_its_sibling_s_cap(tmp_path):
+    path = tmp_path / "mine.toml"
+    text = renamed("h100_sxm", board_power="1200 W")
+    path.write_text(text.replace("[sources]", 'idle_power = "720 W"\n\n[sources]', 1))
+    assert rc.predict(rc.Gemm(4096, 4096, 4096, dtype="bf16"), on=path).basis == "transferred"
 
 
 def test_a_damaged_card_is_named(tmp_path):

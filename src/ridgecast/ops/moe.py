@@ -49,8 +49,9 @@ def _wide(name: str) -> str:
 def _unpacked(compute: str, weights: str, elements: Amount, passes: Amount) -> dict[str, Amount]:
     """Operations that turn weights into the format of the products, once a pass over them.
 
-    None where matrix units take both formats as they are: eight bits and four (PTX ISA, tcgen05.mma
-    kind::mxf8f6f4).
+    None where matrix units take both formats as they are: eight bits and four, on Blackwell of the
+    data centre (PTX ISA, tcgen05.mma kind::mxf8f6f4). Other devices convert; nobody measured it
+    there, and it is not counted.
     """
     if weights == compute or (compute.startswith("fp8") and weights == "mxfp4"):
         return {"vector": 0.0, "integer": 0.0}

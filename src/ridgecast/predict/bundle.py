@@ -181,7 +181,9 @@ class Bundle:
         ranked = sorted(self.entries, key=lambda e: e.rank, reverse=True)
         own = [e for e in ranked if e.dtype == dtype and collection in e.collection
                and not _is_calibrated(self.path / e.folder)]  # fmt: skip
-        return nearest(hardware, dtype, own)
+        # host time and a power limit are those of the machine that was measured
+        quiet = [e for e in own if e.launch != "stream" and not e.sustained]
+        return nearest(hardware, dtype, quiet)
 
     def siblings(self) -> Siblings:
         """Load how far siblings are to be trusted: of this folder, else of the shipped one."""

@@ -122,7 +122,7 @@ def _uncapped(
     own = bundle.entry(q.hardware.base_name, q.dtype, q.collection)
     if own is not None:
         return _same_device(q, shapes, floor, own, bundle)
-    formats = [dtype for dtype in (q.dtype, _TWINS.get(q.dtype)) if dtype]
+    formats = [q.dtype, *_twin(q)]
     relative = bundle.relative(q.hardware, q.dtype, q.collection)
     if relative is None or relative.dtype not in formats:
         for dtype in formats:
@@ -136,6 +136,13 @@ def _uncapped(
         return _unmeasured(q, shapes, floor, prior)
     _, time, _ = library_time(*shapes, dtype=q.dtype, hardware=q.hardware, cache=q.cache)
     return _analytic(q, time, floor, "library")
+
+
+def _twin(q: Question) -> list[str]:
+    """Format that stands for the asked one on this device, where there is one."""
+    twin, h = _TWINS.get(q.dtype, ""), q.hardware
+    same = bool(twin) and h.supports(twin) and h.rate(twin) == h.rate(q.dtype)
+    return [twin] if same and h.unit(twin) == h.unit(q.dtype) else []
 
 
 def _siblings(
@@ -229,7 +236,7 @@ def _other_dtype(q: Question, shapes: Shapes, floor: F64, entry: Entry, bundle: 
     down, up = (spread["low"], spread["high"]) if spread else _UNKNOWN_TRANSFER
     # the card states the spread at 90 %; log-normal tails carry it to other levels (assumed)
     reach = NormalDist().inv_cdf((1.0 + q.level) / 2.0) / NormalDist().inv_cdf(0.95)
-    if _TWINS.get(q.dtype) == entry.dtype:
+    if entry.dtype in _twin(q):
         low, high = low / _TWIN, high * _TWIN
     else:
         low, high = np.minimum(low, time * down**reach), np.maximum(high, time * up**reach)

@@ -163,7 +163,9 @@ def _kernel_folds(
             rare = np.array([is_rare(known_then, w) for w in rows.words])[rows.word_of]
             out[rare] = RARE
             low, high = rows.sizes[train].min(axis=0), rows.sizes[train].max(axis=0)
-            out[((rows.sizes < low) | (rows.sizes > high)).any(axis=1)] = NEW_BEYOND
+            least, most = rows.bound[train].min(), rows.bound[train].max()
+            far = ((rows.sizes < low) | (rows.sizes > high)).any(axis=1)
+            out[far | (rows.bound < 0.999 * least) | (rows.bound > 1.001 * most)] = NEW_BEYOND
         return out
 
     parts = tuple(part for part in folds.parts if not only or part[0] in only)

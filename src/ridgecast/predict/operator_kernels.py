@@ -99,7 +99,7 @@ class Kernels:
         if weights.startswith("int4"):
             name = _INTEGER
         elif weights == "mxfp4" and compute in ("bf16", "fp16"):
-            name = _MXFP4.get(self.architecture, "marlin")
+            name = _MXFP4.get(self.architecture.removesuffix("_ultra"), "marlin")
         else:
             return ""
         return next((n for n in (name, "marlin") if n in self.names), "")

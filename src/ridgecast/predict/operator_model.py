@@ -304,10 +304,9 @@ class OperatorModel:
             new = np.array([tuple(key) not in seen for key in keys.tolist()], bool)
             rare = self.kernels is not None and bool(words) and is_rare(self.kernels, words)
             out[new[back.reshape(-1)]] = RARE if rare else 1
-        far = self._outside(sizes)
-        out[far] = np.where(out[far] == 0, 2, NEW_BEYOND) if self.kernels is not None else 2
         least, most = self.domain["bound"]
-        out[((bound < 0.999 * least) | (bound > 1.001 * most)) & (out != NEW_BEYOND)] = 2
+        far = self._outside(sizes) | (bound < 0.999 * least) | (bound > 1.001 * most)
+        out[far] = np.where(out[far] == 0, 2, NEW_BEYOND) if self.kernels is not None else 2
         return out
 
     def _outside(self, sizes: F64) -> npt.NDArray[np.bool_]:

@@ -298,8 +298,10 @@ def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[O
     """Yield the model of the most similar measured device, where one is similar enough.
 
     Similar: the same vendor, and bf16 rate (but of collectives), memory bandwidth and link to peers
-    each within a factor of _NEAR; the nearest in those logarithms comes first.
+    each within a factor of _NEAR; the nearest in those logarithms comes first. A what-if keeps the
+    neighbour of the device that it changes.
     """
+    own = _scale(origin_of(device))
     near: list[tuple[float, str]] = []
     for name in {str(e["hardware"]) for e in bundle.card.get("operators", ())
                  if e["op"] == op.name}:  # fmt: skip
@@ -307,7 +309,7 @@ def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[O
         if other is None or other.vendor != device.vendor:
             continue
         far = [abs(float(np.log(a / b))) for a, b in
-               zip(_scale(other), _scale(device), strict=True)]  # fmt: skip
+               zip(_scale(other), own, strict=True)]  # fmt: skip
         far = far[1:] if op.name == "collective" else far  # which multiplies nothing
         if max(far) <= np.log(_NEAR):
             near.append((sum(far), name))

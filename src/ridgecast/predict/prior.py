@@ -87,19 +87,22 @@ class Prior:
         )
         known = family in self.families
         floor = bound_of(shapes.problem(dtype), hardware, "hot")
-        time, low, high = possible(time, floor, self._table(known, kind), level)
+        tensor = hardware.unit(dtype) == "tensor"
+        # how devices of a family differ beside the tensor cores is not known
+        time, low, high = possible(time, floor, self._table(known and tensor, kind), level)
         relatives = "its chip family" if known else "devices of other families"
         reason = f"no measurement of {hardware.name}: utilisation carried over from {relatives}"
         doubt = 1.0
         if dtype not in _PREFERRED:
             doubt = _OTHER_FORMAT
             reason += f", in {_PREFERRED[0]}"
-        if hardware.unit(dtype) != "tensor":
+        if not tensor:
             doubt = _OTHER_UNIT
             reason += " on tensor cores"
         if hardware.vendor not in self.vendors:
             doubt = _STRANGER
-            reason += f"; nothing of {hardware.vendor or 'its vendor'} was measured"
+            told = "its vendor is not given" if hardware.vendor == "unknown" else hardware.vendor
+            reason += f"; nothing like it was measured ({told})"
         return time, time * (low / time) ** doubt, time * (high / time) ** doubt, reason
 
     @cached_property

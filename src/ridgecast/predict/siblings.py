@@ -142,7 +142,8 @@ def _carried(
     """Mean in log time of siblings' models asked with this device's specifications [s].
 
     Each model is asked under the power cap of its own device, which its constants know, and the
-    clocks then give way to this device's cap: a model of one device cannot tell what a cap does.
+    clocks then give way to this device's cap, by the shipped power model: a model of one device
+    cannot tell what a cap does.
     """
     p = shapes.problem(dtype)
     power = open_bundle().power()
@@ -150,7 +151,8 @@ def _carried(
     logs: list[F64] = []
     for model, _ in models:
         cap = get(model.card["hardware"]).board_power
-        time, *_ = model.predict(shapes, dtype, replace(hardware, board_power=cap))
+        under = replace(hardware, board_power=cap, idle_power=None)
+        time, *_ = model.predict(shapes, dtype, under)
         work = (p.flops, p.bytes, p.bytes)
         logs.append(np.log(under_another_cap(power, hardware, cap, dtype, work, time)))
     return np.exp(np.average(logs, axis=0, weights=weights))
@@ -164,7 +166,8 @@ def fit_siblings(relatives: Sequence[Relative], *, seed: int = 0) -> Siblings | 
     """
     found: list[Residuals] = []
     reach = 0.0
-    for one in relatives:
+    tables = {(r.hardware, r.dtype): r for r in reversed(relatives)}  # the first of each counts
+    for one in reversed(tables.values()):
         device = get(one.hardware)
         same = [r for r in relatives if engine_of(r) == engine_of(one)]
         near = nearest(device, one.dtype, same)

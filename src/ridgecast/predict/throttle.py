@@ -16,7 +16,6 @@ ELASTICITY. Knows no kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,8 @@ def under_another_cap(
     `work` is (operations, memory bytes, L2 bytes) [rows]. Raises UnsupportedError for a format that
     the device lacks.
     """
-    old, new = model.basis_of(replace(hardware, board_power=cap)), model.basis_of(hardware)
+    new = model.basis_of(hardware)
+    old = new.capped(cap / hardware.board_power)
     used = utilisations(hardware, dtype, work, time)
     now, before = (basis.demand(used, basis.coefficient(dtype)) for basis in (new, old))
     return time * stretch(now, before, used[0], ELASTICITY[0])

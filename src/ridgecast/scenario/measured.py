@@ -129,7 +129,7 @@ def _drafting(r: Mapping[str, object], value: Mapping[str, float], unsaid: bool)
     not say. Disaggregated recipes of DeepSeek exist with drafting and without, for most loads.
     """
     drafted = value.get("drafted", np.nan)
-    groups = max(value.get("dp", 1.0), value.get("decode_dp", 1.0))
+    groups = np.fmax(value.get("dp", 1.0), value.get("decode_dp", 1.0))  # NaN: not this side
     drafted = drafted if drafted in _ACCEPTED else (1.0 if groups > 1 else 3.0)
     if r["speculative"] == "mtp":
         return Speculation(1.0 + drafted, _ACCEPTED[drafted], _MODULE, drafted)

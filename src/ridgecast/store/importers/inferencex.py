@@ -155,7 +155,7 @@ def assume(out: Table) -> Table:
         small = key[0] == "gptoss"
         pool = [pair for pair in known if (pair[0][0] == "gptoss") == small]
         theirs, recipe = min(pool, key=lambda pair, k=key, r=int(row): _distance(out, r, k, *pair))
-        slots[row] = _slots(recipe) * key[6] / theirs[6]  # as full as those of the recipe
+        slots[row] = max(_slots(recipe) * key[6] / theirs[6], 1.0)  # as full as the recipe's
         drafted[row] = recipe.drafted if recipe.speculative == "mtp" else np.nan
         stated = out["devices"][row]
         total = _write(sides, int(row), recipe)
