@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ridgecast import predict_table
 from ridgecast.hardware import get
 from ridgecast.ops import op_class
 from ridgecast.predict.operator_features import known
@@ -169,3 +170,16 @@ def test_an_exponent_that_does_nothing_is_settled() -> None:
     asked = {"num_tokens": 8, "hidden": 256, "inter": 128, "experts": 4, "top_k": 2}
     assert moe(**asked, exponent=1.0).settled().exponent == 0.0
     assert moe(**asked, exponent=1.2, distribution="power_law").settled().exponent == 1.2
+
+
+@pytest.mark.parametrize("device", ["h200_sxm", "b200_sxm", "b300_sxm"])
+@pytest.mark.parametrize("weights", ["mxfp4", "bf16"])
+def test_more_tokens_of_a_layer_that_nobody_measured_are_no_surer(device, weights):
+    """From the largest work that was measured on: beyond it, intervals open and do not close."""
+    tokens = [4096, 8192, 16384, 32768, 65536]
+    layer = {"hidden": 6144, "inter": 10240, "experts": 128, "top_k": 8, "router": False}
+    asked = {"op": "moe", "hardware": device, "dtype": "bf16", "weight_dtype": weights, **layer}
+    table = {n: np.full(len(tokens), v, object) for n, v in asked.items()}
+    done = predict_table({**table, "num_tokens": np.array(tokens)})
+    width = done["time_high_s"] / done["time_low_s"]
+    assert (done["status"] == "ok").all() and (width >= 0.999 * width[0]).all()

@@ -221,7 +221,8 @@ class OperatorModel:
         op = op.settled()
         x = self._columns(op, k, hardware)
         place = self.place_of(_sizes(op, k.rows), k.bound, _words(op))
-        place[self._apart(op, k.rows)] = 2
+        apart = self._apart(op, k.rows)
+        place[apart] = self._beyond(place[apart])
         far = self._outside(_sizes(op, k.rows))
         learned = np.where(place == NEW_BEYOND, 1, place)
         if far.any():  # beyond what was measured the utilisation of the edge is kept
@@ -229,7 +230,7 @@ class OperatorModel:
             x[far] = self._columns(edge, known(edge, k.rows, hardware, k.cache), hardware)[far]
             learned[far] = 0
         value = self.head.predict(x, self.calibrated(learned))
-        low, high = self.head.intervals.limits(value, self.calibrated(place), level)
+        low, high = self.limits(value, place, _words(op), level)
         time = self.base(k, hardware, op) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
                 place)  # fmt: skip
@@ -251,6 +252,25 @@ class OperatorModel:
             for cached in [key for key in vars(near) if key not in op.infos()]:
                 object.__delattr__(near, cached)
         return near
+
+    def limits(
+        self, value: F64, place: I64, words: tuple[str, ...], level: float
+    ) -> tuple[F64, F64]:
+        """Log limits about each value [rows]: a new structure is no surer beyond than within."""
+        intervals = self.head.intervals
+        low, high = intervals.limits(value, self.calibrated(place), level)
+        new = place == NEW_BEYOND
+        if new.any() and self.kernels is not None:
+            within = np.full(int(new.sum()), RARE if is_rare(self.kernels, words) else 1)
+            least, most = intervals.limits(value[new], self.calibrated(within), level)
+            low[new], high[new] = np.minimum(low[new], least), np.maximum(high[new], most)
+        return low, high
+
+    def _beyond(self, place: I64) -> I64:
+        """Places of rows that turn out to lie beyond what was measured."""
+        if self.kernels is None:
+            return np.full(len(place), 2)
+        return np.where((place == 0) | (place == 2), 2, NEW_BEYOND)
 
     def calibrated(self, place: I64) -> I64:
         """Places as they are, or that of a new structure where none was held out at theirs."""
@@ -306,7 +326,7 @@ class OperatorModel:
             out[new[back.reshape(-1)]] = RARE if rare else 1
         least, most = self.domain["bound"]
         far = self._outside(sizes) | (bound < 0.999 * least) | (bound > 1.001 * most)
-        out[far] = np.where(out[far] == 0, 2, NEW_BEYOND) if self.kernels is not None else 2
+        out[far] = self._beyond(out[far])
         return out
 
     def _outside(self, sizes: F64) -> npt.NDArray[np.bool_]:

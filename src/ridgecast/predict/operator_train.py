@@ -138,9 +138,11 @@ def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tupl
             found[name] = found.get(name, zero).copy()
             found[name][at] = values
     x = np.stack([found.get(n, zero) for n in model.names], axis=1)
-    place = model.calibrated(place)
-    value = model.head.predict(x, place)
-    low, high = model.head.intervals.limits(value, place, level)
+    value = model.head.predict(x, model.calibrated(place))
+    low, high = np.empty(len(value)), np.empty(len(value))
+    for number, words in enumerate(rows.words):
+        at = rows.word_of == number
+        low[at], high[at] = model.limits(value[at], place[at], words, level)
     base = analytic({n: rows.terms[n] for n in model.coefficients}, model.coefficients)
     time = base * np.exp(value)
     ends = (time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)))
