@@ -251,6 +251,15 @@ class Hardware:
         return self.name.split("[", 1)[0]
 
     @property
+    def family(self) -> str:
+        """Chip family: architecture and kind of memory; a refresh ("ultra") is of the same.
+
+        HBM against GDDR tells the data-centre chips of an architecture from the others.
+        """
+        memory = "hbm" if "hbm" in (self.memory.kind or "").lower() else "gddr"
+        return f"{self.architecture.removesuffix('_ultra')}-{memory}"
+
+    @property
     def last_level_cache(self) -> MemoryLevel:
         """The cache next to memory: the L3 (Infinity Cache) where there is one, else the L2."""
         return self.l3 or self.l2

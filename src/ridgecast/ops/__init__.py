@@ -26,7 +26,7 @@ OPS: dict[str, str] = {
     "neighbourhood_attention": "neighbourhood:NeighbourhoodAttention",
     "ring_attention": "ring:RingAttention",
     "moe": "moe:Moe",
-    "grouped_gemm": "moe:GroupedGemm",
+    "grouped_gemm": "grouped_gemm:GroupedGemm",
     "collective": "collective:Collective",
     "convolution": "convolution:Convolution",
     "long_convolution": "convolution:LongConvolution",

@@ -1,7 +1,7 @@
 """Mixture of experts: a router sends each token to a few of many feed-forward networks.
 
-Owns operation and byte counts of grouped products and of the whole layer on one device of an expert
-(ep) and tensor (tp) parallel group. Knows no device and no time.
+Owns operation and byte counts of the whole layer on one device of an expert (ep) and tensor (tp)
+parallel group; the grouped product alone is `grouped_gemm`'s. Knows no device and no time.
 """
 
 from __future__ import annotations
@@ -14,135 +14,17 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..dtypes import dtype
 from .base import Amount, Op, Rule, Traits, Work, choice, flag, fmt, number, plain, size
+from .grouped_gemm import DEQUANTISED_ROWS, TILES, bytes_of, compute_of, unpacked, wide_of
 from .loads import DISTRIBUTIONS, Loads, loads
 
-__all__ = ["GroupedGemm", "Moe"]
+__all__ = ["Moe"]
 
-# Rows that share one pass over dequantised weights: the largest block of Marlin's kernel
-# (Frantar et al. 2024, arXiv:2408.11743, section 3).
-_DEQUANTISED_ROWS = 64
-_TILES = (16, 64, 128)
 _PADDED = (8, 16, 32, 64, 128, 256)  # rows of a tile that kernels of experts are built for
 _BLOCK = 128  # columns of a block's result, and _STEP of the sum at a time (both usual)
 _STEP = 64
 _VARIANTS = ("grouped", "gathered", "fused", "capacity", "dense")
 _DISPATCH = ("none", "all_gather", "all_to_all", "deduplicated")
-
-
-def _bytes(name: str, elements: Amount) -> Amount:
-    return dtype(name).bytes_of(1.0) * np.asarray(elements, np.float64)
-
-
-def _compute(name: str) -> str:
-    """Format of the products: that of the activations where only weights are small."""
-    return dtype(name).compute if dtype(name).weight_only else name
-
-
-def _wide(name: str) -> str:
-    """Format of what goes in and out of the layer: 16 bits where the products have fewer."""
-    compute = _compute(name)
-    return compute if dtype(compute).bits >= 16 else "bf16"
-
-
-def _unpacked(compute: str, weights: str, elements: Amount, passes: Amount) -> dict[str, Amount]:
-    """Operations that turn weights into the format of the products, once a pass over them.
-
-    None where matrix units take both formats as they are: eight bits and four, on Blackwell of the
-    data centre (PTX ISA, tcgen05.mma kind::mxf8f6f4). Other devices convert; nobody measured it
-    there, and it is not counted.
-    """
-    if weights == compute or (compute.startswith("fp8") and weights == "mxfp4"):
-        return {"vector": 0.0, "integer": 0.0}
-    cells = np.asarray(elements, np.float64) * passes
-    return {"vector": plain(cells), "integer": plain(cells)}  # scale; shift, mask and convert
-
-
-@dataclass(frozen=True)
-class GroupedGemm(Op):
-    """Groups of rows, each multiplied with the weights [k, n] of its own.
-
-    `m` rows in all are spread over `groups` by a `distribution` (see `loads`): each row picks one.
-    Every group's rows are rounded up to whole tiles of `tile_m`. `busy` and `padded_rows` state
-    measured counts instead (`of_counts`). Weights of a small format are unpacked to the format of
-    the products once for each 64 rows of a group.
-
-    Dropless grouping after Gale et al. 2022, arXiv:2211.15841.
-
-    >>> GroupedGemm(m=64, groups=8, n=512, k=256).flops
-    16777216.0
-    >>> GroupedGemm.of_counts([3, 0, 17], tile_m=16, n=8, k=4).padded
-    48.0
-    """
-
-    name: ClassVar[str] = "grouped_gemm"
-    what: ClassVar[str] = "grouped GEMM: rows of many groups through weights of their own"
-    example: ClassVar[str] = "m=4096 groups=64 n=2048 k=7168"
-
-    m: int = size("rows of all groups together")
-    groups: int = size("groups, each with its weights")
-    n: int = size("columns of the result")
-    k: int = size("contraction length")
-    dtype: str = fmt("format that is computed in, or of the weights where only they are small")
-    weight_dtype: str = fmt("format of the weights", like="dtype")
-    distribution: str = choice("how rows spread over groups", DISTRIBUTIONS, "balanced")
-    exponent: float = number("how unequal: exponent of zipf and power_law", 1.0)
-    tile_m: int = size("rows of a tile that a group is rounded up to; 1: no padding", 1, high=4096)
-    busy: float = number("groups that have rows, measured; 0: by the distribution", 0.0)
-    padded_rows: float = number("rows after padding, measured; 0: by the distribution", 0.0)
-
-    def rules(self) -> Iterator[Rule]:
-        """Measured counts fit the sizes."""
-        yield Rule("busy", np.greater(self.busy, self.groups), "at most groups")
-        yield Rule("padded_rows", np.less(self.padded_rows, self.m)
-                   & np.greater(self.padded_rows, 0), "0, or at least m")  # fmt: skip
-
-    @classmethod
-    def of_counts(cls, counts: Sequence[int], **fields: Any) -> Self:
-        """Build it from the rows of each group."""
-        tile = int(fields.get("tile_m", 1))
-        return cls(m=int(sum(counts)), groups=len(counts), busy=float(sum(c > 0 for c in counts)),
-                   padded_rows=float(sum(-(-c // tile) * tile for c in counts)),
-                   **fields)  # fmt: skip
-
-    @cached_property
-    def loads(self) -> Loads:
-        """Rows of each class of groups."""
-        return loads(self.distribution, self.exponent, tokens=self.m, picks=1, groups=self.groups)
-
-    @cached_property
-    def touched(self) -> Amount:
-        """Groups that have rows, and so have their weights read."""
-        if not np.any(self.busy):
-            return self.loads.touched
-        return plain(np.where(np.greater(self.busy, 0), self.busy, self.loads.touched))
-
-    @cached_property
-    def padded(self) -> Amount:
-        """Rows after padding."""
-        if not np.any(self.padded_rows):
-            return plain(self.loads.tiles(self.tile_m) * np.asarray(self.tile_m, np.float64))
-        by_load = self.loads.tiles(self.tile_m) * np.asarray(self.tile_m, np.float64)
-        return plain(np.where(np.greater(self.padded_rows, 0), self.padded_rows, by_load))
-
-    def work(self) -> Work:
-        """Products over padded rows; weights of the groups that have rows."""
-        compute, wide = _compute(self.dtype), _wide(self.dtype)
-        cells = np.multiply(self.k, np.asarray(self.n, np.float64))
-        flops: dict[str, Amount] = {compute: plain(2.0 * self.padded * cells)}
-        weights = _bytes(self.weight_dtype, self.touched * cells)
-        passes = self.loads.tiles(_DEQUANTISED_ROWS) / self.touched
-        flops |= _unpacked(compute, self.weight_dtype, self.touched * cells, passes)
-        rows_in = _bytes(compute, np.multiply(self.m, np.asarray(self.k, np.float64)))
-        rows_out = _bytes(wide, np.multiply(self.m, np.asarray(self.n, np.float64)))
-        resident = _bytes(self.weight_dtype, self.groups * cells) + rows_in + rows_out
-        return Work(flops, plain(weights + rows_in), plain(rows_out), resident=plain(resident))
-
-    def counts(self) -> Mapping[str, Amount]:
-        """Count groups with rows, and tiles of 16, 64 and 128 rows."""
-        out = {"groups": self.touched}
-        return out | {f"tiles{t}": self.loads.tiles(t) for t in _TILES}
 
 
 @dataclass(frozen=True)
@@ -330,45 +212,45 @@ class Moe(Op):
 
         `resident` of the parts is what is read again after it was written.
         """
-        compute, wide = _compute(self.dtype), _wide(self.dtype)
+        compute, wide = compute_of(self.dtype), wide_of(self.dtype)
         hidden, columns = np.asarray(self.hidden, np.float64), self._columns
         cells = self._matrices * hidden * columns
         rows = self.rows if self.variant not in ("capacity", "dense") else self.padded
         held = self.touched * cells
         flops: dict[str, Amount] = {compute: plain(2.0 * self.padded * cells)}
-        blocks = self.loads.tiles(_DEQUANTISED_ROWS)
-        unpacked = _unpacked(compute, self.weight_dtype, held, blocks / self.touched)
+        blocks = self.loads.tiles(DEQUANTISED_ROWS)
+        opened = unpacked(compute, self.weight_dtype, held, blocks / self.touched)
         first = 2.0 if self.gated else 1.0
-        lanes = rows * (columns * (first + 1.0) + 2.0 * hidden) + unpacked["vector"]
+        lanes = rows * (columns * (first + 1.0) + 2.0 * hidden) + opened["vector"]
         flops["special"] = plain(2.0 * rows * columns)  # sigmoid: exponential and reciprocal
-        flops["integer"] = unpacked["integer"]
+        flops["integer"] = opened["integer"]
         here = self.tokens_here
-        read = _bytes(self.weight_dtype, held)
+        read = bytes_of(self.weight_dtype, held)
         written: Amount = 0.0
         launches = 3.0 if self.variant == "dense" else 4.0  # sorting, two products, weighted sum
         again: Amount = 0.0
         if compute != wide:  # quantise tokens before, and the activation's result in its kernel
-            small = _bytes(compute, here * hidden)
-            read, written = read + _bytes(wide, here * hidden), written + small
+            small = bytes_of(compute, here * hidden)
+            read, written = read + bytes_of(wide, here * hidden), written + small
             lanes = lanes + 2.0 * (here * hidden + rows * columns)
             launches, again = launches + 1.0, again + small
-        gathered = _bytes(compute, rows * hidden)
+        gathered = bytes_of(compute, rows * hidden)
         if self.variant in ("grouped", "capacity"):  # a permuted copy
             read, written = read + 2.0 * gathered, written + gathered
             launches, again = launches + 1.0, again + gathered
         elif self.variant == "dense":
-            read = read + _bytes(compute, here * hidden)
+            read = read + bytes_of(compute, here * hidden)
         else:
             read = read + gathered
-            again = again + _bytes(compute, np.maximum(rows - here, 0.0) * hidden)
+            again = again + bytes_of(compute, np.maximum(rows - here, 0.0) * hidden)
         if self.variant != "fused":  # the activation is a kernel
-            before = _bytes(wide, rows * columns * first)
+            before = bytes_of(wide, rows * columns * first)
             read, written = read + before, written + before
             launches, again = launches + 1.0, again + before
-        middle, out = _bytes(compute, rows * columns), _bytes(wide, rows * hidden)
+        middle, out = bytes_of(compute, rows * columns), bytes_of(wide, rows * hidden)
         read, written = read + middle + out, written + middle + out
         again = again + middle + out
-        written = written + _bytes(wide, self._returned * hidden)
+        written = written + bytes_of(wide, self._returned * hidden)
         flops["vector"] = plain(lanes)
         return Work(flops, plain(read), plain(written), resident=plain(again), launches=launches)
 
@@ -383,20 +265,20 @@ class Moe(Op):
         """Experts that every token of this device passes, beside the routed ones."""
         if not np.any(self.shared_experts):
             return
-        compute, wide = _compute(self.dtype), _wide(self.dtype)
+        compute, wide = compute_of(self.dtype), wide_of(self.dtype)
         hidden, tokens = np.asarray(self.hidden, np.float64), self._tokens_own
         columns = np.multiply(self.shared_experts, np.asarray(self.shared_inter) / self.tp)
         cells = self._matrices * hidden * columns
         first = 2.0 if self.gated else 1.0
         flops: dict[str, Amount] = {compute: plain(2.0 * tokens * cells)}
-        blocks = np.ceil(np.asarray(tokens) / _DEQUANTISED_ROWS)
-        unpacked = _unpacked(compute, self.weight_dtype, cells, blocks)
-        flops["vector"] = plain(tokens * columns * (first + 1.0) + unpacked["vector"])
+        blocks = np.ceil(np.asarray(tokens) / DEQUANTISED_ROWS)
+        opened = unpacked(compute, self.weight_dtype, cells, blocks)
+        flops["vector"] = plain(tokens * columns * (first + 1.0) + opened["vector"])
         flops["special"] = plain(2.0 * tokens * columns)
-        flops["integer"] = unpacked["integer"]
-        between = _bytes(wide, tokens * columns * first) + _bytes(compute, tokens * columns)
-        read = _bytes(self.weight_dtype, cells) + _bytes(compute, tokens * hidden) + between
-        written = between + _bytes(wide, tokens * hidden)
+        flops["integer"] = opened["integer"]
+        between = bytes_of(wide, tokens * columns * first) + bytes_of(compute, tokens * columns)
+        read = bytes_of(self.weight_dtype, cells) + bytes_of(compute, tokens * hidden) + between
+        written = between + bytes_of(wide, tokens * hidden)
         some = np.greater(self.shared_experts, 0)
         yield Work(flops, plain(read * some), plain(written * some), resident=plain(between),
                    launches=plain(np.where(some, 3.0, 0.0)))  # fmt: skip
@@ -405,14 +287,14 @@ class Moe(Op):
         """Scores of all experts, softmax, and `top_k` passes for the largest."""
         if not self.router:
             return
-        wide = _wide(self.dtype)
+        wide = wide_of(self.dtype)
         tokens, e = self._tokens_own, np.asarray(self.experts, np.float64)
         hidden, k = np.asarray(self.hidden, np.float64), np.asarray(self.top_k, np.float64)
         scores = 4.0 * tokens * e
         flops: dict[str, Amount] = {wide: plain(2.0 * tokens * hidden * e)}
         flops["vector"] = plain(tokens * e * (3.0 + k))
         flops["special"] = plain(tokens * (e + k))
-        read = _bytes(wide, hidden * (tokens + e)) + scores
+        read = bytes_of(wide, hidden * (tokens + e)) + scores
         yield Work(flops, plain(read), plain(scores + 8.0 * tokens * k), resident=plain(scores),
                    launches=2.0)  # fmt: skip
 
@@ -437,8 +319,8 @@ class Moe(Op):
                 miss = miss * np.where(i < k, np.maximum(1.0 - e / ep / np.maximum(e - i, 1.0), 0),
                                        1.0)  # fmt: skip
             copies = own * others * (1.0 - miss)
-        there = _bytes(_compute(self.dtype), copies * hidden)
-        back = _bytes(_wide(self.dtype), copies * hidden)
+        there = bytes_of(compute_of(self.dtype), copies * hidden)
+        back = bytes_of(wide_of(self.dtype), copies * hidden)
         near = np.minimum(ep, self.gpus_per_node) - 1.0
         inside = np.where(others > 0, near / np.maximum(others, 1.0), 0.0)
         sent = there + back
@@ -448,34 +330,34 @@ class Moe(Op):
             links["network"] = plain(sent * (1.0 - inside) * (others > 0))
             hops["network"] = plain(np.where((inside < 1.0) & (others > 0), 2.0, 0.0))
         some = np.greater(others, 0.0)
-        summed = _bytes(_wide(self.dtype), own * hidden) * some
+        summed = bytes_of(wide_of(self.dtype), own * hidden) * some
         yield Work({"vector": plain(copies * hidden)}, plain(sent + back),
                    plain(there + back + summed), launches=plain(np.where(some, 2.0, 0.0)),
                    links=links, hops=hops)  # fmt: skip
 
     def _resident(self) -> Amount:
         """All weights of this device, tokens in and out, and the largest intermediates."""
-        compute, wide = _compute(self.dtype), _wide(self.dtype)
+        compute, wide = compute_of(self.dtype), wide_of(self.dtype)
         hidden, first = np.asarray(self.hidden, np.float64), 2.0 if self.gated else 1.0
         cells = self._matrices * hidden
         shared = np.multiply(self.shared_experts, np.asarray(self.shared_inter) / self.tp)
-        weights = _bytes(self.weight_dtype, cells * (self.local_experts * self._columns + shared))
+        weights = bytes_of(self.weight_dtype, cells * (self.local_experts * self._columns + shared))
         if self.router:
-            weights = weights + _bytes(wide, hidden * self.experts)
+            weights = weights + bytes_of(wide, hidden * self.experts)
         dropless = self.variant not in ("capacity", "dense")
         rows = self.rows if dropless else self.padded
-        ends = 2.0 * _bytes(wide, hidden * self._tokens_own)
-        copy = _bytes(compute, rows * hidden) if self.variant in ("grouped", "capacity") else 0.0
-        middle = _bytes(compute, rows * self._columns)
-        before = 0.0 if self.variant == "fused" else _bytes(wide, rows * self._columns * first)
-        after = _bytes(wide, rows * hidden)
+        ends = 2.0 * bytes_of(wide, hidden * self._tokens_own)
+        copy = bytes_of(compute, rows * hidden) if self.variant in ("grouped", "capacity") else 0.0
+        middle = bytes_of(compute, rows * self._columns)
+        before = 0.0 if self.variant == "fused" else bytes_of(wide, rows * self._columns * first)
+        after = bytes_of(wide, rows * hidden)
         peak = np.maximum(np.maximum(copy + before, before + middle), middle + after)
         return plain(weights + ends + peak)
 
     def counts(self) -> Mapping[str, Amount]:
         """Count rows, experts with rows, and tiles of 16, 64 and 128 rows."""
         out: dict[str, Amount] = {"rows": self.rows, "experts": self.touched}
-        return out | {f"tiles{t}": self.loads.tiles(t) for t in _TILES}
+        return out | {f"tiles{t}": self.loads.tiles(t) for t in TILES}
 
     def settled(self) -> Self:
         """Without an exponent where the distribution has none, as tables write such rows."""
@@ -497,9 +379,9 @@ class Moe(Op):
         tokens, rows = np.asarray(self.num_tokens, np.float64), np.maximum(self.rows, 1e-3)
         touched, most = np.maximum(self.touched, 1e-3), np.maximum(self.loads.most, 1e-3)
         up = np.asarray((self._matrices - 1.0) * columns)
-        one = _bytes(self.weight_dtype, self._matrices * hidden * columns)
-        ends = _bytes(_compute(self.dtype), rows * (hidden + 2.0 * columns))
-        wide = _bytes(_wide(self.dtype), rows * (2.0 * up + 2.0 * hidden) + tokens * hidden)
+        one = bytes_of(self.weight_dtype, self._matrices * hidden * columns)
+        ends = bytes_of(compute_of(self.dtype), rows * (hidden + 2.0 * columns))
+        wide = bytes_of(wide_of(self.dtype), rows * (2.0 * up + 2.0 * hidden) + tokens * hidden)
         tiles = {t: np.asarray(self.loads.tiles(t), np.float64) for t in _PADDED}
         sizes = {
             "columns": columns, "local_experts": self.local_experts, "rows": rows,
@@ -513,7 +395,7 @@ class Moe(Op):
             "scores": tokens * self.experts,
         }  # fmt: skip
         dealt: dict[str, tuple[Amount, Amount]] = {}
-        for t in _TILES:
+        for t in TILES:
             dealt[f"up{t}"] = plain(tiles[t] * np.ceil(up / _BLOCK)), plain(hidden / _STEP)
             dealt[f"down{t}"] = plain(tiles[t] * np.ceil(hidden / _BLOCK)), plain(columns / _STEP)
         return Traits(

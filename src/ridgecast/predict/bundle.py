@@ -1,8 +1,7 @@
 """A folder of trained models: its index, what is loaded from it and when.
 
 Owns the layout on disk (card.json is the index; time/<name>/, siblings/, prior/, clblast_sgemm/,
-power/) and
-the choice of a time model for a device, a format and a collection. Fits nothing.
+power/) and the choice of a time model for a device, a format and a collection. Fits nothing.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ..hardware import Hardware
 from . import transfer
 from .conformal import DISTANCES, Conformal, fit_conformal
 from .domain import Domain
-from .prior import Prior, family_of, rows_of
+from .prior import Prior, rows_of
 from .time_model import LEAST_ROWS, Shapes, read_card
 
 __all__ = ["CalibratedModel", "fit_calibrated", "load_calibrated", "save_calibrated"]
@@ -55,7 +55,7 @@ class CalibratedModel:
 
         Shapes inside the measured range share one class: a calibration has no grid to be off.
         """
-        rows = rows_of(shapes, dtype, hardware, family_of(hardware))
+        rows = rows_of(shapes, dtype, hardware, hardware.family)
         mean, spread = _parts(self.model, rows)
         distance = self.domain.distance(*shapes)
         distance = np.where(distance < _FRONTIER, _INSIDE, distance)
@@ -92,7 +92,7 @@ def fit_calibrated(
             f"{hardware.name} {dtype}: {len(time)} points, need at least {LEAST_ROWS}; "
             "measure more, or raise the budget"
         )
-    rows = rows_of(shapes, dtype, hardware, family_of(hardware), time)
+    rows = rows_of(shapes, dtype, hardware, hardware.family, time)
     carried = None if prior is None else prior.priors.get(rows.device.warpgroup)
     recipes = ["alone"] if carried is None else ["alone", "carried"]
 

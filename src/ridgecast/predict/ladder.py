@@ -158,20 +158,25 @@ def _siblings(
         low, high = low / _TWIN, high * _TWIN
         reason += f" in {nearest.dtype}"
     reason += f", of its chip family ({nearest.collection})"
-    if q.hardware != reference or q.cache != "hot":
-        time, low, high = _changed(q, shapes, reference, (time, low, high))
-        reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
-    return Times.of(time, low, high, floor, "transferred", reason)
+    return _transferred(q, shapes, floor, (time, low, high), reason)
 
 
 def _unmeasured(q: Question, shapes: Shapes, floor: F64, prior: Prior) -> Times:
     """Transferred from other devices; a what-if keeps the utilisation of the device it changes."""
     reference = origin_of(q.hardware)
     time, low, high, reason = prior.predict(shapes, q.dtype, reference, q.level)
+    return _transferred(q, shapes, floor, (time, low, high), reason)
+
+
+def _transferred(
+    q: Question, shapes: Shapes, floor: F64, known: tuple[F64, F64, F64], reason: str
+) -> Times:
+    """Carried times of the reference device, cache hot, as times of what is asked."""
+    reference = origin_of(q.hardware)
     if q.hardware != reference or q.cache != "hot":
-        time, low, high = _changed(q, shapes, reference, (time, low, high))
+        known = _changed(q, shapes, reference, known)
         reason += "; cold cache by physics" if q.cache != "hot" else "; the change by physics"
-    return Times.of(time, low, high, floor, "transferred", reason)
+    return Times.of(*known, floor, "transferred", reason)
 
 
 def _changed(

@@ -28,7 +28,7 @@ from .features import device_of, shape_features
 from .parity import save_parity
 from .time_model import Shapes, at_least_halves, read_card
 
-__all__ = ["Prior", "family_of", "fit_prior", "load_prior", "rows_of", "save_prior"]
+__all__ = ["Prior", "fit_prior", "load_prior", "rows_of", "save_prior"]
 
 F64 = npt.NDArray[np.float64]
 _PREFERRED = ("bf16", "fp16")
@@ -77,7 +77,7 @@ class Prior:
         self, shapes: Shapes, dtype: str, hardware: Hardware, level: float = 0.9
     ) -> tuple[F64, F64, F64, str]:
         """Time, lower, upper [s] per row, and the reason why it is a transfer."""
-        family = family_of(hardware)
+        family = hardware.family
         rows = rows_of(shapes, dtype, hardware, family)
         kind = rows.device.warpgroup
         prior = self.priors.get(kind) or next(iter(self.priors.values()))
@@ -121,12 +121,6 @@ class Prior:
 
 def _name(warpgroup: bool) -> str:
     return "warpgroup" if warpgroup else "warp"
-
-
-def family_of(hardware: Hardware) -> str:
-    """Chip family: architecture without its refresh, and kind of memory."""
-    memory = (hardware.memory.kind or "").lower()
-    return f"{hardware.architecture.removesuffix('_ultra')}-{'hbm' if 'hbm' in memory else 'gddr'}"
 
 
 def rows_of(
@@ -203,7 +197,7 @@ def _teachers(tables: Sequence[Teacher]) -> list[Teacher]:
 
 def _taught(t: Teacher) -> transfer.Rows:
     device = get(t.hardware)
-    return rows_of(t.shapes, t.dtype, device, family_of(device), t.time)
+    return rows_of(t.shapes, t.dtype, device, device.family, t.time)
 
 
 def _fit(tables: list[transfer.Rows], warpgroup: bool, seed: int) -> transfer.Prior | None:

@@ -28,7 +28,6 @@ from ..kernels.bound import bound_of
 from .bundle import open_bundle
 from .device_spread import PROBABILITIES, SCORED, UNKNOWN, Residuals, calibrated, possible, scored
 from .parity import save_parity
-from .prior import family_of
 from .throttle import under_another_cap
 from .time_model import Shapes, TimeModel, read_card
 
@@ -87,14 +86,14 @@ def nearest(hardware: Hardware, dtype: str, lines: Sequence[L]) -> list[tuple[L,
     """
     if not hardware.supports(dtype):
         return []
-    family = family_of(hardware)
+    family = hardware.family
     own = _specifications(hardware, dtype)
     found: list[tuple[L, float]] = []
     for line in lines:
         if line.dtype != dtype or line.hardware == hardware.base_name:
             continue
         other = reference_of(line.hardware)
-        if other is None or family_of(other) != family or not other.supports(dtype):
+        if other is None or other.family != family or not other.supports(dtype):
             continue
         far = float(np.abs(own - _specifications(other, dtype)).max())
         if far <= np.log(MOST) + 1e-9:

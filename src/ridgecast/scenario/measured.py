@@ -216,8 +216,7 @@ class Prepared:
 
     at: npt.NDArray[np.int64]
     made: Made
-    phases: Phases | None
-    apart: tuple[Apart, Clients] | None
+    phases: Phases | tuple[Apart, Clients]
     load: Load
     wait: F64
     doubt: F64
@@ -260,12 +259,12 @@ def _prepared(at: npt.NDArray[np.int64], rows: Sequence[Row]) -> Prepared:
     doubt = np.array([r.doubt for r in rows]).T
     if first.prefill is None:
         ((phases, _),) = phases_of_all([(made, first.scenario, points)])
-        return Prepared(at, made, phases, None, load, wait, doubt)
+        return Prepared(at, made, phases, load, wait, doubt)
     before = first.prefill.made()
     sides = np.array([r.workers for r in rows]).T
     clients = Clients(batch, sides[0] * before.layout.dp, sides[1], slots, osl)
     found = apart_of((made, first.scenario), (before, first.prefill), points, clients)
-    return Prepared(at, made, None, (found, clients), load, wait, doubt)
+    return Prepared(at, made, (found, clients), load, wait, doubt)
 
 
 def answer(
@@ -281,8 +280,8 @@ def answer(
         made = one.made
         if constants:
             made = replace(made, engine=replace(made.engine, **constants))
-        if one.phases is None:
-            found = _apart(one, made)
+        if isinstance(one.phases, tuple):  # prefill and decode apart
+            found = _apart(one, made, *one.phases)
         else:
             served = serve(one.phases, one.load, made.engine, made.treatment)
             ends = zip(("", "_low", "_high"), served.ttft, served.tpot, strict=True)
@@ -293,15 +292,12 @@ def answer(
     return out
 
 
-def _apart(one: Prepared, made: Made) -> dict[str, tuple[F64, F64]]:
+def _apart(one: Prepared, made: Made, passes: Apart, c: Clients) -> dict[str, tuple[F64, F64]]:
     """Give times of prefill and decode apart: a decode worker never stops for a prompt.
 
     In the first round, in which all clients start at once, a prompt waits for half of all others.
     """
     e, spec = made.engine, made.treatment.speculation
-    if one.apart is None:
-        return {}
-    passes, c = one.apart
     out = {}
     for end, key in (("", "time"), ("_low", "low"), ("_high", "high")):
         t = balance(passes, c, key, made)

@@ -129,10 +129,7 @@ def unseen_device(
 
 @cache
 def chip_family(device: str) -> str:
-    """Family of chips that a device belongs to: architecture and kind of memory.
-
-    HBM against GDDR tells the data-centre chips of an architecture from the others; a refresh
-    ("ultra") counts as the same family. An unknown device is its own family.
+    """Family of chips that a device belongs to (`Hardware.family`); an unknown one is its own.
 
     >>> chip_family("h100_sxm") == chip_family("h200_sxm")
     True
@@ -140,11 +137,9 @@ def chip_family(device: str) -> str:
     from ..hardware import get
 
     try:
-        hardware = get(device)
+        return get(device).family
     except SpecError:
         return device
-    memory = "hbm" if (hardware.memory.kind or "").upper().startswith("HBM") else "gddr"
-    return f"{hardware.architecture.removesuffix('_ultra')}/{memory}"
 
 
 def unseen_group(
