@@ -20,7 +20,7 @@ _PACKAGES = {
     "typer": ("default: command line", "pip install ridgecast"),
     "rich": ("default: command line", "pip install ridgecast"),
     "nvidia-ml-py": ("default: NVIDIA GPUs", "pip install ridgecast"),
-    "numba": ("optional: kernels on the CPU", "pip install 'ridgecast[study]'"),
+    "numba": ("optional: fast tables, kernels on the CPU", "pip install 'ridgecast[fast]'"),
     "scikit-learn": ("optional: study", "pip install 'ridgecast[study]'"),
     "matplotlib": ("optional: study", "pip install 'ridgecast[study]'"),
     "pyopencl": ("optional: OpenCL kernels", "pip install 'ridgecast[opencl]'"),

@@ -6,9 +6,7 @@ A row that cannot be answered gets a status, a reason and nulls, and never stops
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,12 @@ from ..ops.gemm import LAYOUTS, MAX_DIM
 from ..store.schema import CONFIG_COLUMNS
 from ..store.tables import Table, factorize, length, numeric, require_columns
 from .bundle import Bundle, open_bundle
+from .chunks import CHUNK, on_all_cores
 from .ladder import KERNELS, Question, answer
 from .operator_rows import text_of
 from .throttle import recapped, throttling
 from .time_model import Shapes
+from .trees import compile_walk
 
 __all__ = ["OUTPUTS", "predict_table"]
 
@@ -44,7 +44,7 @@ _KEYS = (
 )  # fmt: skip
 _DEFAULTS = {"kernel": "library", "layout": "tn", "cache": "hot", "collection": "",
              "out_dtype": "", "b_dtype": ""}  # fmt: skip
-_CHUNK = 16384
+_COMPILED = 100_000  # rows from which on a compiled walk through the trees pays for its import
 _LIMITERS = np.array(["compute", "memory", "launch"], dtype=object)
 _EPILOGUE = ("beta", "epilogue_bytes")
 
@@ -83,6 +83,8 @@ def predict_table(
     require_columns(columns, ("op", "hardware"))
     rows = length(columns)
     bundle = open_bundle(model)
+    if rows >= _COMPILED:
+        compile_walk()
     others = _other_ops(columns)
     if not others:
         require_columns(columns, ("dtype", "m", "n", "k"))
@@ -192,17 +194,12 @@ def _fill(
         kind = "no_answer" if isinstance(error, UnsupportedError) else "invalid"
         out["status"][group.rows], out["reason"][group.rows] = kind, str(error)
         return
-    chunks = [group.rows[i : i + _CHUNK] for i in range(0, len(group.rows), _CHUNK)]
+    chunks = (group.rows[i : i + CHUNK] for i in range(0, len(group.rows), CHUNK))
 
     def run(rows: npt.NDArray[np.int64]) -> None:
         _answer(out, rows, question, shapes, config, bundle)
 
-    if len(chunks) == 1:
-        run(chunks[0])
-    else:
-        run(chunks[0])  # loads the models once before the threads start
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(run, chunks[1:]))
+    on_all_cores(run, chunks)
 
 
 def _question(keys: Mapping[str, str], level: float, devices: Mapping[str, Hardware]) -> Question:

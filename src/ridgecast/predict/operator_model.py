@@ -33,7 +33,7 @@ from .operator_kernels import FLAGS, Kernels, family_of, formats_of
 from .operator_rows import op_parts, word_fields
 from .sweep_features import analytic
 from .sweep_parts import PLACES, Head, codes_of
-from .utilisation import pack_booster, unpack_booster
+from .trees import pack_booster, unpack_booster
 
 __all__ = [
     "COMMON",

@@ -10,10 +10,9 @@ Owns the descent and what each rung does to the interval. Knows no operation by 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +27,7 @@ from ..ops import op_class
 from ..ops.base import Op, resident_of
 from ..store.tables import Table
 from .bundle import Bundle
+from .chunks import CHUNK, on_all_cores
 from .ladder import PROBABILITIES, STRETCH
 from .operator_features import Known, known
 from .operator_model import NEW_BEYOND, OperatorModel
@@ -52,7 +52,6 @@ _NEAR = 2.0  # factor between devices that stand for one another (assumed)
 # 90 % factor of such a transfer: benchmarks/sibling_operators.py, collectives of four devices
 _SIBLING = 1.54
 _KIN = 3  # devices of a vendor that make a relative (assumed)
-_CHUNK = 16384  # rows at a time, on all cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +91,8 @@ def fill_operators(
         except (RidgecastError, ImportError) as error:
             out["status"][rows], out["reason"][rows] = "invalid", str(error)
             continue
-        parts = op_parts(cls, columns, rows, ("hardware", "cache", "collection"), most=_CHUNK)
-        first = next(parts)
-        _part(run, first)  # loads the models once before the threads start
-        if len(first.rows) < len(rows):
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                list(pool.map(lambda part: _part(run, part), parts))
+        parts = op_parts(cls, columns, rows, ("hardware", "cache", "collection"), most=CHUNK)
+        on_all_cores(partial(_part, run), parts)
 
 
 def _part(run: _Run, part: Part) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SpecError
 from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
-from .utilisation import FEW_ROWS, slim
+from .trees import Trees, slim
+from .utilisation import FEW_ROWS
 
 __all__ = ["PLACES", "Fitting", "Folds", "Head", "Intervals", "fit_head"]
 
@@ -187,12 +187,7 @@ class Head:
         cls, card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], text: str
     ) -> Head:
         """Undo `to_state`. Raises SpecError for text that is no model; KeyError for a gap."""
-        import lightgbm as lgb
-
-        try:
-            booster = lgb.Booster(model_str=text)
-        except lgb.basic.LightGBMError as error:
-            raise SpecError(f"model text cannot be read as LightGBM: {error}") from error
+        booster = Trees.of(text).booster
         kind = GaussianProcess if "dual" in arrays else Mlp
         return cls(
             np.asarray(card["columns"], np.int64), text, booster, kind.from_arrays(arrays),

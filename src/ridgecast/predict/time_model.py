@@ -26,13 +26,12 @@ from .conformal import DISTANCES, Conformal, fit_conformal
 from .domain import Domain, folds
 from .features import device_of, gemm_features
 from .scores import derating
+from .trees import pack_booster, unpack_booster
 from .utilisation import (
     FitOptions,
     Utilisation,
     fit_utilisation,
-    pack_booster,
     rebuild,
-    unpack_booster,
 )
 
 __all__ = [
@@ -343,7 +342,7 @@ def _cross_calibrated(c: _Calibration, right: Mask, n: F64, k: F64) -> tuple[F64
 
 def save_time_model(model: TimeModel, folder: Path) -> None:
     """Write model.txt.xz, smooth.npz and card.json into an existing folder."""
-    (folder / "model.txt.xz").write_bytes(pack_booster(model.utilisation.text))
+    (folder / "model.txt.xz").write_bytes(pack_booster(model.utilisation.trees.text))
     buffer = io.BytesIO()
     arrays: dict[str, Any] = model.utilisation.to_arrays()
     np.savez_compressed(buffer, **arrays)

@@ -30,7 +30,7 @@ from .device_physics import (
 )  # fmt: skip
 from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
-from .utilisation import slim
+from .trees import Trees, slim
 
 __all__ = [
     "Calibrated", "Prior", "Rows", "Small", "calibrate", "choose_points", "fit_prior", "fit_small",
@@ -96,23 +96,21 @@ def _view(rows: Rows, theta: F64) -> _View:
 
 def _boost(
     x: F32, y: F64, weight: F64 | None, options: Mapping[str, Any], rounds: int, seed: int
-) -> Any:
+) -> Trees:
     import lightgbm
 
     fixed = {"num_threads": 1, "verbosity": -1, "seed": seed, "deterministic": True}
     data = lightgbm.Dataset(x, y, weight=weight)
     text = lightgbm.train({**options, **fixed}, data, num_boost_round=rounds).model_to_string()
-    return lightgbm.Booster(model_str=slim(text))  # as it loads
+    return Trees.of(slim(text))
 
 
-def _text(booster: Any) -> npt.NDArray[np.generic]:
-    return np.frombuffer(slim(booster.model_to_string()).encode(), np.uint8)
+def _text(trees: Trees) -> npt.NDArray[np.generic]:
+    return np.frombuffer(trees.text.encode(), np.uint8)
 
 
-def _booster(text: npt.NDArray[np.generic]) -> Any:
-    import lightgbm
-
-    return lightgbm.Booster(model_str=np.asarray(text, np.uint8).tobytes().decode())
+def _trees(text: npt.NDArray[np.generic]) -> Trees:
+    return Trees.of(np.asarray(text, np.uint8).tobytes().decode())
 
 
 def _under(prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
@@ -133,7 +131,7 @@ class Prior:
     warpgroup: bool
     theta: F64
     families: Mapping[str, F64]
-    trees: tuple[Any, ...]
+    trees: tuple[Trees, ...]
     net: Mlp
 
     def constants(self, device: Device, family: str = "") -> F64:
@@ -149,8 +147,8 @@ class Prior:
     def correction(self, features: F32) -> F64:
         """Learned log(time / physical time) from `_View.features`: mean of trees and net."""
         total = self.net.predict(features).astype(np.float64)
-        for booster in self.trees:
-            total += booster.predict(features, num_threads=1)
+        for trees in self.trees:
+            total += trees.predict(features)
         return total / (len(self.trees) + 1)
 
     def predict(self, rows: Rows) -> F64:
@@ -171,7 +169,7 @@ class Prior:
         texts = sorted(_under("trees/", arrays).items())
         return cls(
             bool(np.asarray(arrays["warpgroup"])[0]), np.asarray(arrays["theta"], np.float64),
-            families, tuple(_booster(v) for _, v in texts), Mlp.from_arrays(_under("net/", arrays)),
+            families, tuple(_trees(v) for _, v in texts), Mlp.from_arrays(_under("net/", arrays)),
         )  # fmt: skip
 
 
@@ -301,7 +299,7 @@ class Small:
 
     theta: F64
     process: GaussianProcess
-    trees: tuple[Any, ...]
+    trees: tuple[Trees, ...]
 
     def predict(self, rows: Rows) -> F64:
         """Log seconds per row: physical time, corrected by the mean of process and trees."""
@@ -311,7 +309,7 @@ class Small:
         """Log seconds per row by the process and by the mean of the trees."""
         view = _view(rows, self.theta)
         x = _small_input(view)
-        boosted = np.mean([b.predict(x, num_threads=1) for b in self.trees], axis=0)
+        boosted = np.mean([b.predict(x) for b in self.trees], axis=0)
         return [view.log_time + self.process.predict(view.coordinates), view.log_time + boosted]
 
     def to_arrays(self) -> Arrays:
@@ -325,7 +323,7 @@ class Small:
         texts = sorted(_under("trees/", arrays).items())
         process = GaussianProcess.from_arrays(_under("process/", arrays))
         theta = np.asarray(arrays["theta"], np.float64)
-        return cls(theta, process, tuple(_booster(v) for _, v in texts))
+        return cls(theta, process, tuple(_trees(v) for _, v in texts))
 
 
 def _small_input(view: _View) -> F32:

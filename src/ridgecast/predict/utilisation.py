@@ -7,10 +7,8 @@ features as columns and nothing of files but its own state.
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +17,9 @@ from ..errors import SpecError
 from .features import NAMES, TREE_ONLY
 from .gp import GaussianProcess, fit_gp
 from .mlp import Mlp, MlpOptions, fit_mlp
+from .trees import Trees, slim
 
-__all__ = ["FitOptions", "Utilisation", "fit_utilisation", "pack_booster", "unpack_booster"]
+__all__ = ["FitOptions", "Utilisation", "fit_utilisation", "rebuild"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -37,10 +36,6 @@ FEW_ROWS = 2048
 """Rows up to which the smooth half is a Gaussian process: exact, and still affordable."""
 _SMALL_TREES = {"num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 4}
 _SMALL_ROUNDS = 300
-_UNUSED = (
-    "split_gain", "internal_value", "internal_weight", "internal_count", "leaf_weight",
-    "leaf_count", "tree_sizes",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +55,17 @@ class FitOptions:
 class Utilisation:
     """Trees and a smooth half that each predict log(time / analytic)."""
 
-    booster: Any
+    trees: Trees
     smooth: Mlp | GaussianProcess
-    text: str
 
     def predict(self, x: F32, threads: int = 1) -> tuple[F64, F64]:
         """Log ratio per row of x [rows, features] by the trees and by the smooth half."""
-        trees = self.booster.predict(x, num_threads=threads)
+        trees = self.trees.predict(x, threads)
         columns = SMOOTH if isinstance(self.smooth, Mlp) else COORDINATES
-        return np.asarray(trees), self.smooth.predict(x[:, columns]).astype(np.float64)
+        return trees, self.smooth.predict(x[:, columns]).astype(np.float64)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the smooth half's state; the trees travel as text (`pack_booster`)."""
+        """Return the smooth half's state; the trees travel as text."""
         return {**self.smooth.to_arrays()}
 
 
@@ -94,47 +88,7 @@ def fit_utilisation(x: F32, y: F64, options: FitOptions | None = None) -> Utilis
         smooth: Mlp | GaussianProcess = fit_gp(x[:, COORDINATES].astype(np.float64), y, rng)
     else:
         smooth = fit_mlp(x[:, SMOOTH], y, rng, o.network)
-    return Utilisation(_booster(text), smooth, text)
-
-
-def slim(text: str) -> str:
-    """LightGBM model text without the fields that prediction does not read, leaves to 1e-4.
-
-    The tree text shrinks to a third; a prediction moves by less than 0.1 %.
-    """
-    kept: list[str] = []
-    for line in text.split("end of trees", 1)[0].splitlines():
-        key, _, value = line.partition("=")
-        if key in _UNUSED:
-            continue
-        digits = {"threshold": ".9g", "leaf_value": ".4f"}.get(key)
-        if digits:
-            kept.append(f"{key}=" + " ".join(format(float(v), digits) for v in value.split()))
-        else:
-            kept.append(line)
-    return "\n".join(kept) + "\nend of trees\n"
-
-
-def _booster(text: str) -> Any:
-    import lightgbm as lgb
-
-    try:
-        return lgb.Booster(model_str=text)
-    except lgb.basic.LightGBMError as error:
-        raise SpecError(f"model text cannot be read as LightGBM: {error}") from error
-
-
-def pack_booster(text: str) -> bytes:
-    """Compress model text for disk (xz: model text is highly repetitive)."""
-    return lzma.compress(text.encode(), preset=9)
-
-
-def unpack_booster(data: bytes) -> str:
-    """Undo `pack_booster`. Raises SpecError when the bytes are not xz text."""
-    try:
-        return lzma.decompress(data).decode()
-    except (lzma.LZMAError, UnicodeDecodeError) as error:
-        raise SpecError(f"model.txt.xz is damaged: {error}") from error
+    return Utilisation(Trees.of(text), smooth)
 
 
 def rebuild(text: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Utilisation:
@@ -144,10 +98,10 @@ def rebuild(text: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Utilisa
         smooth = kind.from_arrays(arrays)
     except (KeyError, ValueError) as error:
         raise SpecError(f"smooth.npz lacks or garbles {error}") from error
-    booster = _booster(text)
-    if booster.num_feature() != len(NAMES):
+    trees = Trees.of(text)
+    columns = trees.booster.num_feature()
+    if columns != len(NAMES):
         raise SpecError(
-            f"model.txt.xz has {booster.num_feature()} features, this version uses {len(NAMES)}; "
-            "train it again"
+            f"model.txt.xz has {columns} features, this version uses {len(NAMES)}; train it again"
         )
-    return Utilisation(booster, smooth, text)
+    return Utilisation(trees, smooth)

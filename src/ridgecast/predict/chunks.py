@@ -1,0 +1,33 @@
+"""Chunks of a large table, worked on by all cores at once. Knows nothing of what a chunk is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TypeVar
+
+__all__ = ["CHUNK", "on_all_cores"]
+
+CHUNK = 16384
+"""Rows at a time: enough for a call's fixed cost to vanish, few enough for a core's caches."""
+
+T = TypeVar("T")
+
+
+def on_all_cores(work: Callable[[T], object], chunks: Iterable[T]) -> None:
+    """Call `work` with each chunk: the first one alone, so that it loads what the others share.
+
+    Every chunk then has one core: a BLAS with threads of its own would fight for the others.
+    Raises what `work` raises first.
+    """
+    rest = iter(chunks)
+    for first in rest:
+        work(first)
+        break
+    for second in rest:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(work, chain((second,), rest)))
