@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..ops.base import Op
     from .calibrated import CalibratedModel
     from .config_model import ConfigModel
-    from .operator_model import OperatorModel
+    from .operator_features import Learned
     from .power import PowerModel
     from .prior import Prior
     from .siblings import Siblings
@@ -196,7 +196,7 @@ class Bundle:
         own = self.path / "power" / "card.json"
         return _power(own if own.exists() else SHIPPED / "power" / "card.json")
 
-    def operator(self, op: str, hardware: str, collection: str = "") -> OperatorModel | None:
+    def operator(self, op: str, hardware: str, collection: str = "") -> Learned | None:
         """Load the preferred model of an operation on a device; None when there is none.
 
         `collection` picks one by any part of its name; raises NoDataError when none matches.
@@ -214,7 +214,7 @@ class Bundle:
 
     def operators(
         self, op: Op, rows: int, hardware: str, collection: str = ""
-    ) -> list[tuple[OperatorModel | None, npt.NDArray[np.bool_]]]:
+    ) -> list[tuple[Learned | None, npt.NDArray[np.bool_]]]:
         """Return models of an operation [rows] on a device, each with the rows that it answers.
 
         A line of the index may be `for` some rows alone (a list of field values, any of which
@@ -225,7 +225,7 @@ class Bundle:
                  if (e["op"], e["hardware"]) == (op.name, hardware)]  # fmt: skip
         named = [e for e in lines if collection in e["collection"]]
         left = np.ones(rows, bool)
-        out: list[tuple[OperatorModel | None, npt.NDArray[np.bool_]]] = []
+        out: list[tuple[Learned | None, npt.NDArray[np.bool_]]] = []
         ranked = sorted(named, key=lambda e: ("for" in e, _preference(e)), reverse=True)
         for line in ranked:
             mine = left & _meant(line, op, rows)
@@ -252,13 +252,13 @@ class Bundle:
 
     def _others(
         self, lines: Sequence[Mapping[str, Any]], but: Mapping[str, Any]
-    ) -> Iterator[OperatorModel]:
+    ) -> Iterator[Learned]:
         """Load the other lines' models, in the order of preference."""
         for line in lines:
             if line is not but and "for" not in line:
                 yield _operator(self.path / line["folder"])
 
-    def pooled_operator(self, op: str) -> OperatorModel | None:
+    def pooled_operator(self, op: str) -> Learned | None:
         """Load the model of an operation for devices without measurements, where there is one."""
         folder = self.path / "operators" / f"pooled-{op}"
         return _operator(folder) if (folder / "card.json").exists() else None
@@ -297,7 +297,7 @@ def _time_model(folder: Path) -> TimeModel | CalibratedModel:
 
 
 @lru_cache(maxsize=128)
-def _operator(folder: Path) -> OperatorModel:
+def _operator(folder: Path) -> Learned:
     from .operator_model import load_operator
 
     return load_operator(folder)

@@ -7,8 +7,9 @@ stand on. Fits nothing; knows no operation by name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from ..kernels.operator import (
 )
 from ..ops.base import Op, Work, resident_of
 
-__all__ = ["Known", "features_of", "known", "terms_of"]
+__all__ = ["Known", "Learned", "features_of", "known", "terms_of"]
 
 F64 = npt.NDArray[np.float64]
 UNIT = 1e-6
@@ -45,6 +46,27 @@ class Known:
     analytic: F64
     rows: int
     cache: Cache = "hot"
+
+
+class Learned(Protocol):
+    """What the ladder asks of a model of one operation on one device."""
+
+    @property
+    def hardware(self) -> str: ...  # noqa: D102
+    @property
+    def collection(self) -> str: ...  # noqa: D102
+    @property
+    def card(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    def knows(self, op: Op) -> bool:
+        """Whether the words of `op` were measured together."""
+        ...
+
+    def predict(
+        self, op: Op, k: Known, hardware: Hardware, level: float
+    ) -> tuple[F64, F64, F64, npt.NDArray[np.int64]]:
+        """Time, low and high [s] [rows] and the index of the place (`sweep_parts.PLACES`)."""
+        ...
 
 
 def known(op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> Known:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import NoDataError
 from ..hardware import Hardware
 from ..ops import op_class
+from .collective_model import CollectiveModel, fit_collective
 from .operator_kernels import FLAGS, Kernels, formats_of, learn_kernels
 from .operator_model import (
     GROUPS,
@@ -42,13 +43,16 @@ _INSIDE = ("tp", "ep")  # held out together with a structure where it is known o
 def fit_operator(
     rows: OperatorRows, op: str, hardware: Hardware | None, collection: str, *, seed: int = 0,
     facts: Mapping[str, Any] | None = None, only: Sequence[int] = (),
-) -> OperatorModel:  # fmt: skip
+) -> OperatorModel | CollectiveModel:  # fmt: skip
     """Fit and calibrate on measured rows; whole groups and structures are held out for intervals.
 
-    With `only`, where kernels are known, intervals of those places are calibrated and no others
-    (it saves time). `hardware` is None for rows of several devices. Raises NoDataError for fewer
-    than LEAST_ROWS rows.
+    Collectives of one device get a model of their own form (`collective_model`). With `only`, where
+    kernels are known, intervals of those places are calibrated and no others (it saves time).
+    `hardware` is None for rows of several devices. Raises NoDataError for fewer than LEAST_ROWS
+    rows.
     """
+    if op == CollectiveModel.op and hardware is not None:
+        return fit_collective(rows, hardware, collection, seed=seed, facts=facts)
     if len(rows.time) < LEAST_ROWS:
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
     names = tuple(rows.features)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -35,6 +35,9 @@ from .sweep_features import analytic
 from .sweep_parts import PLACES, Head, codes_of
 from .trees import pack_booster, unpack_booster
 
+if TYPE_CHECKING:
+    from .collective_model import CollectiveModel
+
 __all__ = [
     "COMMON",
     "GROUPS",
@@ -49,6 +52,7 @@ __all__ = [
     "operator_rows",
     "ranges_of",
     "stack_columns",
+    "width_of",
 ]  # fmt: skip
 
 F64 = npt.NDArray[np.float64]
@@ -126,7 +130,7 @@ def ranges_of(rows: OperatorRows, cls: type[Op]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _width(word: str) -> str:
+def width_of(word: str) -> str:
     """Kind and bits of a format (bf16 is as wide as fp16); other words as they are."""
     d = DTYPES.get(word)
     return word if d is None else f"{d.kind}{d.bits_with_scales:g}"
@@ -299,14 +303,14 @@ class OperatorModel:
         for name, info in op.infos().items():
             value = getattr(op, name)
             if info.kind == "format" and f"{name}={value}" not in self.names:
-                same = [d for d in DTYPES if d != value and _width(d) == _width(value)]
+                same = [d for d in DTYPES if d != value and width_of(d) == width_of(value)]
                 out |= {f"{name}={d}": np.ones(rows) for d in same}
         return out
 
     def knows(self, op: Op) -> bool:
         """Whether the words of `op` were measured together; formats of one width count as one."""
-        asked = tuple(_width(w) for w in _words(op))
-        return asked in {tuple(_width(v) for v in w) for w in self.domain["words"]}
+        asked = tuple(width_of(w) for w in _words(op))
+        return asked in {tuple(width_of(v) for v in w) for w in self.domain["words"]}
 
     def place_of(self, sizes: F64, bound: F64, words: tuple[str, ...] = ()) -> I64:
         """Index of PLACES per row, from the numeric fields [rows, fields] and the bound [s].
@@ -382,19 +386,24 @@ def as_seen(kernels: Kernels, words: tuple[str, ...]) -> tuple[str, ...]:
     asked = formats_of(words)
     if asked in kernels.seen:
         return asked
-    wide = tuple(map(_width, asked))
-    return next((f for f in kernels.seen if tuple(map(_width, f)) == wide), asked)
+    wide = tuple(map(width_of, asked))
+    return next((f for f in kernels.seen if tuple(map(width_of, f)) == wide), asked)
 
 
 _DOMAIN = ("numbers", "low", "high", "bound", "words", "structures")
 
 
-def load_operator(folder: Path) -> OperatorModel:
-    """Undo `OperatorModel.save`. Raises SpecError that names what is damaged."""
+def load_operator(folder: Path) -> OperatorModel | CollectiveModel:
+    """Undo `save` of either model. Raises SpecError that names what is damaged."""
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         if card["card_version"] != _CARD_VERSION:
             raise SpecError(f"{folder}: card_version {card['card_version']}, need {_CARD_VERSION}")
+        if "form" in card:
+            from .collective_model import from_card
+
+            with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
+                return from_card(card, {k: arrays[k] for k in arrays.files})
         text = unpack_booster((folder / "model.txt.xz").read_bytes())
         with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
             head = Head.from_state(card["head"], {k: arrays[k] for k in arrays.files}, text)

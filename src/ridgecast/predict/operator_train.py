@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import NoDataError, RidgecastError
 from ..hardware import Hardware, get
 from ..store.tables import Table, select
+from .collective_model import CollectiveModel
 from .operator_fit import fit_operator
 from .operator_model import (
     GROUPS,
@@ -127,8 +128,12 @@ def held_out(
     return {n: np.concatenate(c) for n, c in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def predict_rows(model: OperatorModel, rows: OperatorRows, level: float) -> tuple[F64, F64, F64]:
+def predict_rows(
+    model: OperatorModel | CollectiveModel, rows: OperatorRows, level: float
+) -> tuple[F64, F64, F64]:
     """Time, low and high [s] of rows whose features are made; as the model's own `predict`."""
+    if isinstance(model, CollectiveModel):
+        return model.predict_rows(rows, level)
     zero = np.zeros(len(rows.time))
     found, place = dict(rows.features), np.zeros(len(rows.time), np.int64)
     for number, words in enumerate(rows.words):
@@ -187,6 +192,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "collective": ("unseen_group", "unseen_structure"),
 }  # fmt: skip
 """Splits by which each operation is scored when it is trained."""
+_SCORED: Mapping[str, int] = {"collective": _FOLDS}  # a part holds two or three structures, no more
 
 
 def _train_one(
@@ -198,7 +204,7 @@ def _train_one(
     scores, samples = [], []
     for split in splits:
         try:
-            held = held_out(rows, op, hardware, split=split, seed=seed)
+            held = held_out(rows, op, hardware, split=split, seed=seed, folds=_SCORED.get(op, 1))
         except NoDataError:
             continue
         scores.append(_scored(split, held))
@@ -322,7 +328,7 @@ def pooled_held_out(
 
 def fit_pooled(
     rows: OperatorRows, op: str, *, seed: int = 0, facts: Mapping[str, Any] | None = None
-) -> OperatorModel:
+) -> OperatorModel | CollectiveModel:
     """Fit to rows of several devices whose `group` is the device, held out whole."""
     anywhere = replace(rows, structure=np.zeros_like(rows.structure))
     return fit_operator(anywhere, op, None, "", seed=seed, facts={"devices": 0, **(facts or {})})

@@ -29,8 +29,8 @@ from ..store.tables import Table
 from .bundle import Bundle
 from .chunks import CHUNK, on_all_cores
 from .ladder import PROBABILITIES, STRETCH
-from .operator_features import Known, known
-from .operator_model import NEW_BEYOND, OperatorModel
+from .operator_features import Known, Learned, known
+from .operator_model import NEW_BEYOND
 from .operator_rows import Part, op_parts
 from .throttle import recapped, throttling
 
@@ -213,7 +213,7 @@ def _refused(rows: int, reason: str) -> Answer:
 
 
 def _measured(
-    op: Op, k: Known, device: Hardware, model: OperatorModel, level: float, cache: Cache
+    op: Op, k: Known, device: Hardware, model: Learned, level: float, cache: Cache
 ) -> Answer:
     """Time by a model of this operation on this device, or on the one that it was changed from."""
     own = model.hardware == device.base_name
@@ -248,7 +248,7 @@ def _moved(
     return new, low * ratio / grow + 0.5 * colder, high * ratio * grow + 2.0 * colder
 
 
-def _kin(pooled: OperatorModel, device: Hardware) -> bool:
+def _kin(pooled: Learned, device: Hardware) -> bool:
     """Whether at least three devices of the same vendor taught the model of other devices.
 
     Left out with no relative, the one Intel device was held by 28 % of its 90 % intervals: what was
@@ -289,7 +289,7 @@ def _unmeasured(
     return _clamped(t * middle, t * fast, t * slow, k, basis, reason)
 
 
-def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[OperatorModel]:
+def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[Learned]:
     """Yield the model of the most similar measured device, where one is similar enough.
 
     Similar: the same vendor, and bf16 rate (but of collectives), memory bandwidth and link to peers

@@ -312,8 +312,14 @@ def terms_of(table: Table, device: Device) -> dict[str, F64]:
     return terms
 
 
-def fit_terms(terms: Mapping[str, F64], time: F64, *, rounds: int = 3000) -> dict[str, float]:
+def fit_terms(
+    terms: Mapping[str, F64], time: F64, *, rounds: int = 3000,
+    cost: Mapping[str, float] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Coefficients >= 0 with the least sum of ((sum c x - t) / t)^2, reweighted towards medians.
+
+    A term with a `cost` must lower the loss by that share of a row's whole time, the largest row
+    taken, for every row: of terms that explain the rows alike those without a cost are taken.
 
     Multiplicative updates c <- c * (A'w1) / (A'w A c) keep the coefficients non-negative and never
     raise the loss (Lee, Seung 2001, NIPS 13, theorem 1). Terms that end below 1e-6 of every row's
@@ -325,10 +331,11 @@ def fit_terms(terms: Mapping[str, F64], time: F64, *, rounds: int = 3000) -> dic
     top = np.maximum(a.max(axis=0), 1e-300)
     a = a / top
     c, w = np.full(len(names), 1.0 / len(names)), np.ones(len(time))
+    dear = np.array([(cost or {}).get(name, 0.0) for name in names]) * len(time)
     for turn in range(3):
         gram, right = a.T @ (a * w[:, None]), a.T @ w
         for _ in range(rounds):
-            c = c * right / np.maximum(gram @ c, 1e-300)
+            c = c * right / np.maximum(gram @ c + dear, 1e-300)
         miss = np.abs(a @ c - 1.0)
         if turn < 2:  # one round off the mean towards the median (Huber's weights)
             w = 1.0 / np.maximum(miss, max(float(np.median(miss)), 1e-3))

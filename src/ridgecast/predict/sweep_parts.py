@@ -245,15 +245,16 @@ class Folds:
 
 def make_folds(
     groups: I64, configs: I64, work: F64, rng: np.random.Generator, *, count: int = 5,
-    configs_most: int = 3,
+    configs_most: int = 3, few_most: int = 4,
 ) -> Folds:  # fmt: skip
     """Folds of whole groups (inside), whole configurations, and the largest and smallest work.
 
-    `groups` and `configs` are codes per row, `work` orders rows by size.
+    `groups` and `configs` are codes per row, `work` orders rows by size. Configurations are parted
+    into at most `few_most` folds, of many rows into `configs_most`.
     """
     parts: list[tuple[int, Mask, Mask]] = []
     few = len(work) <= 8 * FEW_ROWS  # beyond, three folds leave residuals enough
-    turns_of = ((0, groups, count if few else 3), (1, configs, 4 if few else configs_most))
+    turns_of = ((0, groups, count if few else 3), (1, configs, few_most if few else configs_most))
     for place, codes, most in turns_of:
         kinds = int(codes.max()) + 1
         turns = min(most, kinds)
