@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import NoDataError
 from ..hardware import Hardware
 from ..ops import op_class
-from .collective_model import CollectiveModel, fit_collective
+from .collective_model import CollectiveModel, fit_collective, several_kinds
 from .operator_kernels import FLAGS, Kernels, formats_of, learn_kernels
 from .operator_model import (
     GROUPS,
@@ -46,12 +46,12 @@ def fit_operator(
 ) -> OperatorModel | CollectiveModel:  # fmt: skip
     """Fit and calibrate on measured rows; whole groups and structures are held out for intervals.
 
-    Collectives of one device get a model of their own form (`collective_model`). With `only`, where
-    kernels are known, intervals of those places are calibrated and no others (it saves time).
-    `hardware` is None for rows of several devices. Raises NoDataError for fewer than LEAST_ROWS
-    rows.
+    Collectives of several kinds on one device get a model of their own form (`collective_model`).
+    With `only`, where kernels are known, intervals of those places are calibrated and no others (it
+    saves time). `hardware` is None for rows of several devices. Raises NoDataError for fewer than
+    LEAST_ROWS rows.
     """
-    if op == CollectiveModel.op and hardware is not None:
+    if op == CollectiveModel.op and hardware is not None and several_kinds(rows):
         return fit_collective(rows, hardware, collection, seed=seed, facts=facts)
     if len(rows.time) < LEAST_ROWS:
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
