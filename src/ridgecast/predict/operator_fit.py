@@ -15,7 +15,8 @@ import numpy.typing as npt
 from ..errors import NoDataError
 from ..hardware import Hardware
 from ..ops import op_class
-from .operator_kernels import FLAGS, Kernels, formats_of, learn_kernels
+from .operator_base import base_time, fit_base
+from .operator_kernels import FLAGS, Kernels, family_name, formats_of, learn_kernels
 from .operator_model import (
     GROUPS,
     LEAST_ROWS,
@@ -28,14 +29,13 @@ from .operator_model import (
     numbers_of,
     ranges_of,
 )
-from .sweep_features import analytic, fit_terms
 from .sweep_parts import Fitting, Folds, codes_of, fit_head, make_folds
 
 __all__ = ["fit_operator", "kernels_of"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-_MOST = 24_000  # training rows of a fold
+_MOST = 12_000  # training rows of a fold
 _INSIDE = ("tp", "ep")  # held out together with a structure where it is known otherwise
 
 
@@ -53,16 +53,23 @@ def fit_operator(
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
     names = tuple(rows.features)
     x = np.stack([rows.features[n] for n in names], axis=1)
-    coefficients = _coefficients(rows, np.ones(len(rows.time), bool))
-    base = analytic({n: rows.terms[n] for n in coefficients}, coefficients)
+    every = np.ones(len(rows.time), bool)
+    kernels = kernels_of(rows, op, every, hardware)
+    family = families_of(rows, rows.kernel if kernels else None)
+    coefficients = fit_base(rows.terms, rows.time, family, rows.structure)
+    base = base_time(rows.terms, family, coefficients)
     y = np.log(rows.time / base)
-    kernels = kernels_of(rows, op, np.ones(len(y), bool), hardware)
     if kernels is not None:
         names, x = _with_kernels(names, x, kernels, rows)
 
     def shift(train: npt.NDArray[np.bool_]) -> F64:
-        found = _coefficients(rows, train)
-        return np.log(analytic({n: rows.terms[n] for n in found}, found) / base)
+        known_then, seen = kernels_of(rows, op, train, hardware), family
+        if known_then is not None:
+            chosen = families_of(rows, chosen_kernels(known_then, rows, op))
+            seen = np.where(train, family, chosen)
+        own = {n: v[train] for n, v in rows.terms.items()}
+        found = fit_base(own, rows.time[train], seen[train], rows.structure[train])
+        return np.log(base_time(rows.terms, seen, found) / base)
 
     cls = op_class(op)
     rng = np.random.default_rng(seed)
@@ -115,6 +122,14 @@ def chosen_kernels(kernels: Kernels, rows: OperatorRows, op: str) -> npt.NDArray
         at = rows.word_of == number
         out[at] = kernels.choose(formats_of(words), structure[at], flag[at])
     return np.array(kernels.names)[out]
+
+
+def families_of(rows: OperatorRows, kernel: npt.NDArray[np.str_] | None) -> npt.NDArray[np.str_]:
+    """Kernel family and formats of each row as one text; "" where kernels have no names."""
+    if kernel is None:
+        return np.full(len(rows.time), "")
+    formats = np.array([family_name("", formats_of(w)) for w in rows.words])[rows.word_of]
+    return np.char.add(kernel, formats)
 
 
 def _with_kernels(
@@ -170,14 +185,3 @@ def _kernel_folds(
 
     parts = tuple(part for part in folds.parts if not only or part[0] in only)
     return Folds(parts, folds.kinds, of_places, rows.structure)
-
-
-_TERM_ROWS = 6000  # that the coefficients are fitted to; more change nothing
-
-
-def _coefficients(rows: OperatorRows, train: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """Fit the analytic time to some of the rows; a call always costs something."""
-    at = np.flatnonzero(train)
-    at = at[:: max(1, len(at) // _TERM_ROWS)]
-    found = fit_terms({n: v[at] for n, v in rows.terms.items()}, rows.time[at])
-    return {**found, "call": max(found.get("call", 0.0), 0.05)}  # 50 ns: never 0 (assumed)
