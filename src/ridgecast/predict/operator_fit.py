@@ -36,6 +36,7 @@ __all__ = ["fit_operator", "kernels_of"]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 _MOST = 12_000  # training rows of a fold
+_WHOLE = ("log_inter", "log_experts", "log_tp", "log_ep")
 _INSIDE = ("tp", "ep")  # held out together with a structure where it is known otherwise
 
 
@@ -137,9 +138,11 @@ def _with_kernels(
 ) -> tuple[tuple[str, ...], F64]:
     """Add columns of formats, one for those measured together, and of kernels, these last.
 
-    Columns of each format alone go: four bits under eight are no slower than under sixteen.
+    Columns of each format alone go: four bits under eight are no slower than under sixteen. So do
+    those of the whole layer, which tell its structure and not what the device's part of it costs.
     """
-    kept = [i for i, n in enumerate(names) if not n.startswith(("dtype=", "weight_dtype="))]
+    apart = ("dtype=", "weight_dtype=")
+    kept = [i for i, n in enumerate(names) if not n.startswith(apart) and n not in _WHOLE]
     formats = [kernels.format_columns(formats_of(w), 1) for w in rows.words]
     wide = {n: np.array([f[n][0] for f in formats])[rows.word_of] for n in formats[0]}
     columns = wide | kernels.columns(_codes(kernels, rows.kernel))
