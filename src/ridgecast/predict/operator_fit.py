@@ -7,6 +7,7 @@ time's coefficients and the ranges of sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,10 @@ __all__ = ["fit_operator", "kernels_of"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-_MOST = 12_000  # training rows of a fold
+_MOST = 24_000  # training rows of a fold
+_MANY = 12  # structures (assumed: between collections of 9 and of 21, which it serves)
 _WHOLE = ("log_inter", "log_experts", "log_tp", "log_ep")
+_OF_MANY = ("_pairs", "_sums", "_odd", "_tokens_each", "_even_columns")
 _INSIDE = ("tp", "ep")  # held out together with a structure where it is known otherwise
 
 
@@ -52,6 +55,8 @@ def fit_operator(
     """
     if len(rows.time) < LEAST_ROWS:
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
+    if op in FLAGS and hardware is not None:
+        rows = _told(rows)
     names = tuple(rows.features)
     x = np.stack([rows.features[n] for n in names], axis=1)
     every = np.ones(len(rows.time), bool)
@@ -96,6 +101,22 @@ def fit_operator(
     return OperatorModel(op, name, collection, names, coefficients, head, domain, card, kernels)
 
 
+def _told(rows: OperatorRows) -> OperatorRows:
+    """Rows with the columns that so many structures can tell the meaning of.
+
+    Many are described by the device's part alone: numbers of the whole layer would only name them.
+    Few would be named by anything, and keep what describes them least closely.
+    """
+    if len(np.unique(rows.structure)) >= _MANY:
+        kept = {n: v for n, v in rows.features.items() if n not in _WHOLE}
+        return replace(rows, features=kept)
+
+    def plain(columns: Mapping[str, F64]) -> dict[str, F64]:
+        return {n: v for n, v in columns.items() if not any(word in n for word in _OF_MANY)}
+
+    return replace(rows, features=plain(rows.features), terms=plain(rows.terms))
+
+
 def kernels_of(
     rows: OperatorRows, op: str, train: npt.NDArray[np.bool_], hardware: Hardware | None
 ) -> Kernels | None:
@@ -138,11 +159,9 @@ def _with_kernels(
 ) -> tuple[tuple[str, ...], F64]:
     """Add columns of formats, one for those measured together, and of kernels, these last.
 
-    Columns of each format alone go: four bits under eight are no slower than under sixteen. So do
-    those of the whole layer, which tell its structure and not what the device's part of it costs.
+    Columns of each format alone go: four bits under eight are no slower than under sixteen.
     """
-    apart = ("dtype=", "weight_dtype=")
-    kept = [i for i, n in enumerate(names) if not n.startswith(apart) and n not in _WHOLE]
+    kept = [i for i, n in enumerate(names) if not n.startswith(("dtype=", "weight_dtype="))]
     formats = [kernels.format_columns(formats_of(w), 1) for w in rows.words]
     wide = {n: np.array([f[n][0] for f in formats])[rows.word_of] for n in formats[0]}
     columns = wide | kernels.columns(_codes(kernels, rows.kernel))
