@@ -9,10 +9,13 @@ import pytest
 from ridgecast import predict_table
 from ridgecast.hardware import get
 from ridgecast.ops import op_class
+from ridgecast.predict.operator_base import base_time, fit_base
 from ridgecast.predict.operator_features import known
 from ridgecast.predict.operator_fit import fit_operator
 from ridgecast.predict.operator_kernels import Kernels, family_of, formats_of, learn_kernels
 from ridgecast.predict.operator_model import NEW_BEYOND, RARE, load_operator, operator_rows
+from ridgecast.predict.operator_rows import op_parts
+from ridgecast.predict.operator_train import predict_rows
 from ridgecast.predict.sweep_parts import _scaled, fit_intervals
 
 BF16, MXFP4, INT4 = ("bf16", "bf16"), ("bf16", "mxfp4"), ("int4_wo", "int4_wo")
@@ -91,6 +94,28 @@ def test_traits_by_hand() -> None:
     assert op.traits.sizes["expert_rows"] == 4.0  # 16 rows over 4 experts
     assert op.traits.padded["16"] == 4.0  # each of them fills a quarter of a tile
     assert op.traits.dealt["up16"] == (4 * 2, 256 / 64)  # 2 x 128 columns in blocks of 128
+    assert op.traits.streams["sums"] == 8 * 2 * 256 * 2  # all pairs in bf16, wherever experts are
+    assert replace(op, ep=4).traits.streams["sums"] == op.traits.streams["sums"]
+    assert op.traits.padded["odd"] == 0.0
+    odd = replace(op, tp=16).traits  # 8 columns a device: copied one by one
+    assert odd.padded["odd"] == odd.padded["16"]
+    assert odd.sizes["even_columns"] == 8
+
+
+def test_a_family_has_its_own_physics_where_enough_structures_tell_it() -> None:
+    code = np.arange(60) % 6
+    terms = {"call": np.full(60, 1e-6), "memory": 1e-6 * (1.0 + np.arange(60.0)),
+             "padded_odd": np.zeros(60)}  # fmt: skip
+    family = np.where(code < 4, "fast bf16", "slow bf16")
+    time = terms["memory"] * np.where(code < 4, 2.0, 4.0)
+    found = fit_base(terms, time, family, code)
+    assert found["fast bf16: memory"] == pytest.approx(2.0, rel=0.05)
+    assert not any(name.startswith("slow") for name in found)  # of two structures only
+    whole = base_time(terms, family, {**found, "memory": 3.0, "call": 0.0})
+    assert whole[code < 4] == pytest.approx(time[code < 4], rel=0.1)
+    assert whole[code >= 4] == pytest.approx(3.0 * terms["memory"][code >= 4])
+    flat = {name: value for name, value in found.items() if ":" not in name}  # an older card
+    assert (base_time(terms, family, flat) == base_time(terms, np.full(60, ""), flat)).all()
 
 
 def test_eight_bits_take_four_without_unpacking() -> None:
@@ -163,6 +188,21 @@ def test_fit_save_load_and_predict_with_kernels(tmp_path: Path) -> None:
     time, low, high, place = again.predict(between, known(between, 1, device), device, 0.9)
     assert place[0] == RARE
     assert low[0] < time[0] < high[0]
+
+
+def test_scores_are_of_what_predict_answers() -> None:
+    device, table = get("h200_sxm"), experts()
+    rows = operator_rows(table, "moe", device)
+    table["num_tokens"] = table["num_tokens"] * 16.0  # inside, at the edge and beyond
+    asked = operator_rows(table, "moe", device)
+    model = fit_operator(rows, "moe", device, "made/up")
+    scored, *_ = predict_rows(model, asked, 0.9)
+    done = np.zeros(len(asked.time))
+    for part in op_parts(op_class("moe"), table, np.arange(len(done))):
+        assert part.op is not None
+        k = known(part.op.settled(), len(part.rows), device)
+        done[part.rows] = np.maximum(model.predict(part.op, k, device, 0.9)[0], k.bound)
+    assert scored == pytest.approx(done[asked.positions])
 
 
 def test_an_exponent_that_does_nothing_is_settled() -> None:

@@ -23,6 +23,10 @@ __all__ = ["Moe"]
 _PADDED = (8, 16, 32, 64, 128, 256)  # rows of a tile that kernels of experts are built for
 _BLOCK = 128  # columns of a block's result, and _STEP of the sum at a time (both usual)
 _STEP = 64
+# Triton copies rows by vectors where a stride is a multiple of 16 elements, and tells no other case
+# apart (its specialisation of integer arguments); elsewhere it copies element by element.
+_ALIGNED = 16
+_EVEN = 128  # powers of two beyond which columns are as good as any (assumed)
 _VARIANTS = ("grouped", "gathered", "fused", "capacity", "dense")
 _DISPATCH = ("none", "all_gather", "all_to_all", "deduplicated")
 
@@ -373,7 +377,10 @@ class Moe(Op):
 
         Layers that differ as wholes are often the same on one device: 256 experts over 8 devices
         and 32 over one. So learned times see the part: its columns and experts, rows of an expert,
-        what tiles add, and blocks of both products over the units.
+        what tiles add, and blocks of both products over the units. `pairs` and `sums` are bytes
+        between the products and before the weighted sum of all pairs of a token and an expert:
+        vLLM's Triton kernels pass over those of other devices' experts too. `odd` are products
+        over columns that are no multiple of 16, which Triton copies one by one.
         """
         hidden, columns = np.asarray(self.hidden, np.float64), np.asarray(self._columns)
         tokens, rows = np.asarray(self.num_tokens, np.float64), np.maximum(self.rows, 1e-3)
@@ -392,8 +399,11 @@ class Moe(Op):
             "waste_columns": np.ceil(columns / _BLOCK) * _BLOCK / columns,
             "waste_columns2": np.ceil(columns / (2 * _BLOCK)) * (2 * _BLOCK) / columns,
             "waste_hidden": np.ceil(hidden / (2 * _BLOCK)) * (2 * _BLOCK) / hidden,
-            "scores": tokens * self.experts,
+            "scores": tokens * self.experts, "tokens_each": tokens / self.local_experts,
+            "even_columns": np.gcd(columns.astype(np.int64), _EVEN),
         }  # fmt: skip
+        pairs = tokens * np.asarray(self.top_k, np.float64)
+        odd = np.where(np.mod(columns, _ALIGNED) > 0.0, tiles[16] * 16 / rows, 0.0)
         dealt: dict[str, tuple[Amount, Amount]] = {}
         for t in TILES:
             dealt[f"up{t}"] = plain(tiles[t] * np.ceil(up / _BLOCK)), plain(hidden / _STEP)
@@ -402,7 +412,9 @@ class Moe(Op):
             {n: plain(v) for n, v in sizes.items()},
             {"experts": plain(touched), "tokens": plain(tokens),
              "scores": plain(tokens * self.experts), "depth": plain(hidden + columns)},
-            {"weights": plain(touched * one), "activations": plain(ends + wide)},
-            {str(t): plain(v * t / rows) for t, v in tiles.items()},
+            {"weights": plain(touched * one), "activations": plain(ends + wide),
+             "pairs": plain(bytes_of(wide_of(self.dtype), pairs * (up + columns))),
+             "sums": plain(bytes_of(wide_of(self.dtype), pairs * hidden))},
+            {str(t): plain(v * t / rows) for t, v in tiles.items()} | {"odd": plain(odd)},
             dealt,
         )  # fmt: skip

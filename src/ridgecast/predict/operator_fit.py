@@ -7,6 +7,7 @@ time's coefficients and the ranges of sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from ..errors import NoDataError
 from ..hardware import Hardware
 from ..ops import op_class
 from .collective_model import CollectiveModel, fit_collective, several_kinds
-from .operator_kernels import FLAGS, Kernels, formats_of, learn_kernels
+from .operator_base import base_time, fit_base
+from .operator_kernels import FLAGS, Kernels, family_name, formats_of, learn_kernels
 from .operator_model import (
     GROUPS,
     LEAST_ROWS,
@@ -29,7 +31,6 @@ from .operator_model import (
     numbers_of,
     ranges_of,
 )
-from .sweep_features import analytic, fit_terms
 from .sweep_parts import Fitting, Folds, codes_of, fit_head, make_folds
 
 __all__ = ["fit_operator", "kernels_of"]
@@ -37,6 +38,9 @@ __all__ = ["fit_operator", "kernels_of"]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 _MOST = 24_000  # training rows of a fold
+_MANY = 12  # structures (assumed: between collections of 9 and of 21, which it serves)
+_WHOLE = ("log_inter", "log_experts", "log_tp", "log_ep")
+_OF_MANY = ("_pairs", "_sums", "_odd", "_tokens_each", "_even_columns")
 _INSIDE = ("tp", "ep")  # held out together with a structure where it is known otherwise
 
 
@@ -55,18 +59,27 @@ def fit_operator(
         return fit_collective(rows, hardware, collection, seed=seed, facts=facts)
     if len(rows.time) < LEAST_ROWS:
         raise NoDataError(f"{op}: {len(rows.time)} measured rows, need {LEAST_ROWS}")
+    if op in FLAGS and hardware is not None:
+        rows = _told(rows)
     names = tuple(rows.features)
     x = np.stack([rows.features[n] for n in names], axis=1)
-    coefficients = _coefficients(rows, np.ones(len(rows.time), bool))
-    base = analytic({n: rows.terms[n] for n in coefficients}, coefficients)
+    every = np.ones(len(rows.time), bool)
+    kernels = kernels_of(rows, op, every, hardware)
+    family = families_of(rows, rows.kernel if kernels else None)
+    coefficients = fit_base(rows.terms, rows.time, family, rows.structure)
+    base = base_time(rows.terms, family, coefficients)
     y = np.log(rows.time / base)
-    kernels = kernels_of(rows, op, np.ones(len(y), bool), hardware)
     if kernels is not None:
         names, x = _with_kernels(names, x, kernels, rows)
 
     def shift(train: npt.NDArray[np.bool_]) -> F64:
-        found = _coefficients(rows, train)
-        return np.log(analytic({n: rows.terms[n] for n in found}, found) / base)
+        known_then, seen = kernels_of(rows, op, train, hardware), family
+        if known_then is not None:
+            chosen = families_of(rows, chosen_kernels(known_then, rows, op))
+            seen = np.where(train, family, chosen)
+        own = {n: v[train] for n, v in rows.terms.items()}
+        found = fit_base(own, rows.time[train], seen[train], rows.structure[train])
+        return np.log(base_time(rows.terms, seen, found) / base)
 
     cls = op_class(op)
     rng = np.random.default_rng(seed)
@@ -90,6 +103,22 @@ def fit_operator(
             if k != "importance"}, **(facts or {})}  # fmt: skip
     name = hardware.name if hardware else ""
     return OperatorModel(op, name, collection, names, coefficients, head, domain, card, kernels)
+
+
+def _told(rows: OperatorRows) -> OperatorRows:
+    """Rows with the columns that so many structures can tell the meaning of.
+
+    Many are described by the device's part alone: numbers of the whole layer would only name them.
+    Few would be named by anything, and keep what describes them least closely.
+    """
+    if len(np.unique(rows.structure)) >= _MANY:
+        kept = {n: v for n, v in rows.features.items() if n not in _WHOLE}
+        return replace(rows, features=kept)
+
+    def plain(columns: Mapping[str, F64]) -> dict[str, F64]:
+        return {n: v for n, v in columns.items() if not any(word in n for word in _OF_MANY)}
+
+    return replace(rows, features=plain(rows.features), terms=plain(rows.terms))
 
 
 def kernels_of(
@@ -119,6 +148,14 @@ def chosen_kernels(kernels: Kernels, rows: OperatorRows, op: str) -> npt.NDArray
         at = rows.word_of == number
         out[at] = kernels.choose(formats_of(words), structure[at], flag[at])
     return np.array(kernels.names)[out]
+
+
+def families_of(rows: OperatorRows, kernel: npt.NDArray[np.str_] | None) -> npt.NDArray[np.str_]:
+    """Kernel family and formats of each row as one text; "" where kernels have no names."""
+    if kernel is None:
+        return np.full(len(rows.time), "")
+    formats = np.array([family_name("", formats_of(w)) for w in rows.words])[rows.word_of]
+    return np.char.add(kernel, formats)
 
 
 def _with_kernels(
@@ -174,14 +211,3 @@ def _kernel_folds(
 
     parts = tuple(part for part in folds.parts if not only or part[0] in only)
     return Folds(parts, folds.kinds, of_places, rows.structure)
-
-
-_TERM_ROWS = 6000  # that the coefficients are fitted to; more change nothing
-
-
-def _coefficients(rows: OperatorRows, train: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """Fit the analytic time to some of the rows; a call always costs something."""
-    at = np.flatnonzero(train)
-    at = at[:: max(1, len(at) // _TERM_ROWS)]
-    found = fit_terms({n: v[at] for n, v in rows.terms.items()}, rows.time[at])
-    return {**found, "call": max(found.get("call", 0.0), 0.05)}  # 50 ns: never 0 (assumed)

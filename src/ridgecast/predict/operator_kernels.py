@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..dtypes import DTYPES
 
-__all__ = ["FLAGS", "Kernels", "family_of", "formats_of", "learn_kernels"]
+__all__ = ["FLAGS", "Kernels", "family_name", "family_of", "formats_of", "learn_kernels"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -164,6 +164,11 @@ def learn_kernels(
 
 def _told(formats: tuple[str, ...]) -> str:
     return f"formats={'/'.join(formats)}"
+
+
+def family_name(kernel: str, formats: Sequence[str]) -> str:
+    """Name of a kernel family with the formats that it runs, as `operator_base` parts them."""
+    return f"{kernel} {'/'.join(formats)}"
 
 
 def formats_of(words: Sequence[str]) -> tuple[str, ...]:

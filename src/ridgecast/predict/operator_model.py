@@ -25,13 +25,14 @@ import numpy.typing as npt
 from ..dtypes import DTYPES
 from ..errors import NoDataError, RidgecastError, SpecError
 from ..hardware import Hardware
+from ..kernels.bound import Cache
 from ..ops import op_class
 from ..ops.base import Op
 from ..store.tables import Table
+from .operator_base import base_time
 from .operator_features import Known, features_of, known, terms_of
-from .operator_kernels import FLAGS, Kernels, family_of, formats_of
+from .operator_kernels import FLAGS, Kernels, family_name, family_of, formats_of
 from .operator_rows import op_parts, word_fields
-from .sweep_features import analytic
 from .sweep_parts import PLACES, Head, codes_of
 from .trees import pack_booster, unpack_booster
 
@@ -227,13 +228,10 @@ class OperatorModel:
         place = self.place_of(_sizes(op, k.rows), k.bound, _words(op))
         apart = self._apart(op, k.rows)
         place[apart] = self._beyond(place[apart])
-        far = self._outside(_sizes(op, k.rows))
-        learned = np.where(place == NEW_BEYOND, 1, place)
+        far = self.outside(_sizes(op, k.rows))
         if far.any():  # beyond what was measured the utilisation of the edge is kept
-            edge = self._at_edge(op, k.rows)
-            x[far] = self._columns(edge, known(edge, k.rows, hardware, k.cache), hardware)[far]
-            learned[far] = 0
-        value = self.head.predict(x, self.calibrated(learned))
+            x[far] = self.edge_columns(op, k.rows, hardware, k.cache)[far]
+        value = self.head.predict(x, self.learned(place, far))
         low, high = self.limits(value, place, _words(op), level)
         time = self.base(k, hardware, op) * np.exp(value)
         return (time, time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)),
@@ -246,10 +244,21 @@ class OperatorModel:
         zero = np.zeros(k.rows)
         return np.stack([found.get(n, zero) for n in self.names], axis=1)
 
+    def edge_columns(self, op: Op, rows: int, hardware: Hardware, cache: Cache = "hot") -> F64:
+        """Features [rows, names] of the operation moved into the measured range."""
+        edge = self._at_edge(op, rows)
+        return self._columns(edge, known(edge, rows, hardware, cache), hardware)
+
     def _at_edge(self, op: Op, rows: int) -> Op:
-        """Return the operation with each number moved into the measured range."""
-        near = copy(op)
+        """Return the operation with each number moved into the measured range.
+
+        Where features describe the device's own part of a layer (kernels are known), numbers of
+        the whole layer stay: its part is mostly within the range though the layer is not.
+        """
+        near, whole = copy(op), GROUPS[self.op][0] if self.kernels else ()
         for i, name in enumerate(self.domain["numbers"]):
+            if name in whole:
+                continue
             wide = np.broadcast_to(np.asarray(getattr(op, name), np.float64), (rows,))
             low, high = self.domain["low"][i], self.domain["high"][i]
             object.__setattr__(near, name, np.clip(wide, low, high))
@@ -276,6 +285,11 @@ class OperatorModel:
             return np.full(len(place), 2)
         return np.where((place == 0) | (place == 2), 2, NEW_BEYOND)
 
+    def learned(self, place: I64, far: npt.NDArray[np.bool_]) -> I64:
+        """Places whose share of trees answers: inside's at the edge, a new structure's beyond."""
+        edge = far if self.kernels is None else far & (place == 2)
+        return self.calibrated(np.where(edge, 0, np.where(place == NEW_BEYOND, 1, place)))
+
     def calibrated(self, place: I64) -> I64:
         """Places as they are, or that of a new structure where none was held out at theirs."""
         return np.where(place < len(self.head.share), place, 1)
@@ -293,9 +307,16 @@ class OperatorModel:
 
     def base(self, k: Known, hardware: Hardware, op: Op) -> F64:
         """Analytic time [s] [rows] with this device's coefficients."""
-        terms = terms_of(k, hardware, op)
-        zero = np.zeros(k.rows)
-        return analytic({n: terms.get(n, zero) for n in self.coefficients}, self.coefficients)
+        family = self.family(_words(op), _sizes(op, k.rows))
+        return base_time(terms_of(k, hardware, op), family, self.coefficients)
+
+    def family(self, words: tuple[str, ...], sizes: F64) -> npt.NDArray[np.str_]:
+        """Kernel family and formats that rows of `words` [rows, numbers] are taken to run."""
+        if self.kernels is None:
+            return np.full(len(sizes), "")
+        formats = as_seen(self.kernels, words)
+        chosen = self.kernels.choose(formats, *kernel_keys(self.op, sizes))
+        return np.array([family_name(n, formats) for n in self.kernels.names])[chosen]
 
     def _alike(self, op: Op, rows: int) -> dict[str, F64]:
         """Features of measured formats as wide as those of `op` that were not measured."""
@@ -329,11 +350,11 @@ class OperatorModel:
             rare = self.kernels is not None and bool(words) and is_rare(self.kernels, words)
             out[new[back.reshape(-1)]] = RARE if rare else 1
         least, most = self.domain["bound"]
-        far = self._outside(sizes) | (bound < 0.999 * least) | (bound > 1.001 * most)
+        far = self.outside(sizes) | (bound < 0.999 * least) | (bound > 1.001 * most)
         out[far] = self._beyond(out[far])
         return out
 
-    def _outside(self, sizes: F64) -> npt.NDArray[np.bool_]:
+    def outside(self, sizes: F64) -> npt.NDArray[np.bool_]:
         """Rows with a number outside the measured range."""
         low, high = np.asarray(self.domain["low"]), np.asarray(self.domain["high"])
         return np.asarray(((sizes < low) | (sizes > high)).any(axis=1), bool)

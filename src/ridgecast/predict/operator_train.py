@@ -21,19 +21,22 @@ import numpy.typing as npt
 
 from ..errors import NoDataError, RidgecastError
 from ..hardware import Hardware, get
+from ..ops import op_class
 from ..store.tables import Table, select
 from .collective_model import CollectiveModel
+from .operator_base import base_time
 from .operator_fit import fit_operator
 from .operator_model import (
     GROUPS,
     OperatorModel,
     OperatorRows,
+    numbers_of,
     operator_rows,
     stack_columns,
 )
+from .operator_rows import word_fields
 from .parity import sample, save_parity
 from .scores import score
-from .sweep_features import analytic
 
 __all__ = ["OPERATORS", "collections_of", "held_out", "score_operator", "train_operator",
            "write_index"]  # fmt: skip
@@ -136,22 +139,37 @@ def predict_rows(
         return model.predict_rows(rows, level)
     zero = np.zeros(len(rows.time))
     found, place = dict(rows.features), np.zeros(len(rows.time), np.int64)
+    family = np.full(len(rows.time), "", object)
     for number, words in enumerate(rows.words):
         at = rows.word_of == number
         place[at] = model.place_of(rows.sizes[at], rows.bound[at], words)
+        family[at] = model.family(words, rows.sizes[at])
         for name, values in model.kernel_columns(words, rows.sizes[at]).items():
             found[name] = found.get(name, zero).copy()
             found[name][at] = values
-    x = np.stack([found.get(n, zero) for n in model.names], axis=1)
-    value = model.head.predict(x, model.calibrated(place))
+    x, far = np.stack([found.get(n, zero) for n in model.names], axis=1), model.outside(rows.sizes)
+    for number, words in enumerate(rows.words):
+        at = np.flatnonzero(far & (rows.word_of == number))
+        if len(at) and model.hardware:
+            x[at] = _edge_columns(model, rows.sizes[at], words)
+    value = model.head.predict(x, model.learned(place, far))
     low, high = np.empty(len(value)), np.empty(len(value))
     for number, words in enumerate(rows.words):
         at = rows.word_of == number
         low[at], high[at] = model.limits(value[at], place[at], words, level)
-    base = analytic({n: rows.terms[n] for n in model.coefficients}, model.coefficients)
+    base = base_time(rows.terms, family.astype(str), model.coefficients)
     time = base * np.exp(value)
     ends = (time * np.exp(np.minimum(low, 0.0)), time * np.exp(np.maximum(high, 0.0)))
     return np.maximum(time, rows.bound), np.maximum(ends[0], rows.bound), ends[1]
+
+
+def _edge_columns(model: OperatorModel, sizes: F64, words: tuple[str, ...]) -> F64:
+    """Features of rows of `sizes` [rows, numbers] moved into the range that was measured."""
+    cls = op_class(model.op)
+    fields = dict(zip(word_fields(cls), words, strict=True))
+    numbers = dict(zip(numbers_of(cls), sizes.T, strict=True))
+    op, _, _ = cls.of_columns({**fields, **numbers}, len(sizes))
+    return model.edge_columns(op, len(sizes), get(model.hardware))
 
 
 def train_operator(

@@ -346,7 +346,7 @@ def fit_head(
     if not isinstance(fitting, Fitting):
         fitting = Fitting(shift=fitting)
     held = _held_out(z, y, folds, seed, fitting, columns)
-    if not (held.place == 0).any():
+    if not (held.place == 0).any() and folds.together is None:
         # without groups to hold out, the folds of configurations stand in for them
         held = replace(held, place=np.where(held.place == 1, 0, held.place))
     place = held.place
