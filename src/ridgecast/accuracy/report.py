@@ -57,7 +57,8 @@ _NOTES = {
     "framework at the same point.",
     "time_operator": "`unseen_group`: whole groups held out, of attention (query heads, key heads, "
     "head size, both lengths), of MoE (hidden, inter, experts, top-k), of collectives (kind, GPUs, "
-    "bytes); `unseen_structure`: whole (kind, GPUs); `unseen_device`: trained on the other devices "
+    "bytes); `unseen_structure`: whole (kind, GPUs); of MoE and collectives all five parts are "
+    "scored, of attention the first of five; `unseen_device`: trained on the other devices "
     "alone. Models of their own serve latent attention (MLA, of the sizes of DeepSeek-V3), the "
     "gated delta rule (Qwen3-Next), and experts in fp8: of one scale a tensor on Hopper (`fp8`), "
     "and on MXFP4 weights (`w4a8`, of five networks: intervals are too narrow for a sixth). The "

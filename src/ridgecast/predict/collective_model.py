@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -40,6 +40,7 @@ _MOST = 1200  # training rows; beyond, as many drawn at random
 _MOST_STRUCTURES = 16  # that are left out one by one; beyond, in as many parts
 _NETWORK_LATENCY = 5e-6  # s a message between nodes (assumed, as `kernels.operator`)
 _STEP = 0.25  # octaves between the knots of a curve
+_CURVES = 1024  # that are kept
 _WORDS = word_fields(Collective)
 
 
@@ -61,6 +62,9 @@ class CollectiveModel:
     intervals: Intervals
     domain: Mapping[str, Any]
     card: Mapping[str, Any]
+    kept: dict[tuple[str | float, ...], tuple[F64, F64, F64]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def predict(
         self, op: Op, k: Known, hardware: Hardware, level: float
@@ -115,22 +119,34 @@ class CollectiveModel:
         Both are interpolated between knots; a curve that falls somewhere is replaced by the middle
         of the least rising one above it and the greatest below it.
         """
-        lowest, highest = np.log2(self.domain["bytes"])
-        knots = np.arange(np.floor(lowest), np.ceil(highest) + _STEP, _STEP)
-        codes = codes_of([calls.label, calls.format, calls.gpus, calls.nodes])
-        _, first = np.unique(codes, return_index=True)
-        each = np.repeat(first, len(knots))
-        size = np.tile(2.0**knots, len(first))
-        some = calls.at(each)
-        some = replace(some, bytes=size, network=some.network * size / some.bytes)
-        mean, deviation = self.process.predict(_points(some, self.fabric, self.coefficients))
-        mean = mean + np.log(base(some, self.fabric, self.coefficients))
+        rate = calls.network / calls.bytes
+        codes = codes_of([calls.label, calls.format, calls.gpus, calls.nodes, _round(rate)])
         value, spread, x = np.empty(len(calls)), np.empty(len(calls)), np.log2(calls.bytes)
-        for code in range(len(first)):
-            at, own = codes == code, slice(code * len(knots), (code + 1) * len(knots))
-            value[at] = np.interp(x[at], knots, _rising(mean[own]))
-            spread[at] = np.interp(x[at], knots, deviation[own])
+        for row in np.unique(codes, return_index=True)[1].tolist():
+            at = codes == codes[row]
+            knots, mean, deviation = self._curve(calls.at(np.array([row])))
+            value[at] = np.interp(x[at], knots, mean)
+            spread[at] = np.interp(x[at], knots, deviation)
         return value, spread
+
+    def _curve(self, one: Calls) -> tuple[F64, F64, F64]:
+        """Knots (log2 bytes), logarithm of the time [s] and its deviation of one call's curve.
+
+        Curves are kept: whole models ask for the same few again and again.
+        """
+        rate = float(_round(one.network / one.bytes)[0])
+        key = (str(one.label[0]), str(one.format[0]), float(one.gpus[0]), float(one.nodes[0]), rate)
+        if key not in self.kept:
+            lowest, highest = np.log2(self.domain["bytes"])
+            knots = np.arange(np.floor(lowest), np.ceil(highest) + _STEP, _STEP)
+            size = 2.0**knots
+            some = replace(one.at(np.zeros(len(knots), np.int64)), bytes=size, network=rate * size)
+            mean, deviation = self.process.predict(_points(some, self.fabric, self.coefficients))
+            mean = _rising(mean + np.log(base(some, self.fabric, self.coefficients)))
+            if len(self.kept) >= _CURVES:
+                self.kept.clear()
+            self.kept[key] = knots, mean, deviation
+        return self.kept[key]
 
     def _alike(self, calls: Calls) -> Calls:
         """Name calls by measured words: an algorithm's own or any, a format of the same width."""
@@ -196,6 +212,12 @@ def from_card(card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -
         Process.from_arrays(arrays, fabric), Intervals.from_dict(card["intervals"]),
         card["domain"], {k: v for k, v in card.items() if k not in _OWN},
     )  # fmt: skip
+
+
+def _round(x: F64) -> F64:
+    """Ten digits of x >= 0, so that one rate computed from two sizes is one."""
+    unit = 10.0 ** (np.floor(np.log10(np.maximum(x, 1e-300))) - 9.0)
+    return np.where(x > 0.0, np.round(x / unit) * unit, 0.0)
 
 
 def _rising(y: F64) -> F64:

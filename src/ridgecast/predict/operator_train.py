@@ -60,6 +60,9 @@ KINDS: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {
     },
 }
 _FOLDS = 5
+# parts of _FOLDS that are scored, where not the first alone: layers of experts and counts of
+# devices are few, and one part of them says little of the others
+SCORED: Mapping[str, int] = {"moe": _FOLDS, "collective": _FOLDS}
 
 
 def _folds(codes: I64, seed: int) -> I64:
@@ -84,13 +87,14 @@ def _dense(codes: I64) -> I64:
 
 def score_operator(
     rows: OperatorRows, op: str, hardware: Hardware, *, split: str, seed: int = 0,
-    folds: int = 1, level: float = 0.9,
+    folds: int | None = None, level: float = 0.9,
 ) -> dict[str, Any]:  # fmt: skip
     """Score on held-out rows: `unseen_group`, `unseen_structure` or `frontier`.
 
     Whole groups (or structures) are held out of everything, intervals included; of `_FOLDS` parts
-    the first `folds` are scored, pooled. Keys as `predict.scores.score`, and `analytic_mape`, the
-    error of physics with one factor fitted on the training rows.
+    the first `folds` are scored, pooled (SCORED of the operation, else one). Keys as
+    `predict.scores.score`, and `analytic_mape`, the error of physics with one factor fitted on the
+    training rows.
     """
     held = held_out(rows, op, hardware, split=split, seed=seed, folds=folds, level=level)
     return _scored(split, held)
@@ -104,7 +108,7 @@ def _scored(split: str, held: Mapping[str, F64]) -> dict[str, Any]:
 
 def held_out(
     rows: OperatorRows, op: str, hardware: Hardware, *, split: str, seed: int = 0,
-    folds: int = 1, level: float = 0.9,
+    folds: int | None = None, level: float = 0.9,
 ) -> dict[str, F64]:  # fmt: skip
     """Predictions of the rows that `score_operator` scores, by fits that never saw them.
 
@@ -118,6 +122,7 @@ def held_out(
         fold = _folds(rows.group if split == "unseen_group" else rows.structure, seed)
     if int(fold.max()) == 0:
         raise NoDataError(f"{op} on {hardware.name}: one group only, none can be held out")
+    folds = SCORED.get(op, 1) if folds is None else folds
     parts: list[tuple[F64, F64, F64, F64, F64]] = []
     for turn in range(min(folds if split != "frontier" else 1, int(fold.max()) + 1)):
         test = fold == turn
@@ -210,7 +215,6 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "collective": ("unseen_group", "unseen_structure"),
 }  # fmt: skip
 """Splits by which each operation is scored when it is trained."""
-_SCORED: Mapping[str, int] = {"collective": _FOLDS}  # a part holds two or three structures, no more
 
 
 def _train_one(
@@ -222,7 +226,7 @@ def _train_one(
     scores, samples = [], []
     for split in splits:
         try:
-            held = held_out(rows, op, hardware, split=split, seed=seed, folds=_SCORED.get(op, 1))
+            held = held_out(rows, op, hardware, split=split, seed=seed)
         except NoDataError:
             continue
         scores.append(_scored(split, held))
