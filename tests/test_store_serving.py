@@ -202,3 +202,21 @@ def test_split_and_floor(tmp_path):
     assert repeats(table, "tpot_s", beside=("engine_version",)).rows == 1
     assert network("deepseek-ai/DeepSeek-V3") == network("nvidia/DeepSeek-R1-NVFP4")
     assert score(np.array([1.0, 2.0, 4.0]), np.array([1.1, 1.0, np.nan])).mape == pytest.approx(0.3)
+
+
+def test_runs_say_whether_aggregated_points_drafted(tmp_path):
+    r1 = dict(model_path="deepseek-ai/DeepSeek-R1", system="b200_sxm", **sizes("", 8, 1, 1, 8, 1))
+    trt = dict(r1, backend="trtllm", backend_version="1.1.0rc2.post2")
+    january, december = (MARCH.replace("2026-03-04", d) for d in ("2026-01-14", "2025-12-15"))
+    full = MARCH.replace("concurrency=8", "concurrency=128")
+    gap = MARCH.replace("2026-03-25.csv", "qwen3.5-397b-gap-analysis.csv")
+    qwen = dict(model_path="Qwen/Qwen3.5-397B-A17B", system="b200_sxm", **sizes("", 4, 1, 1, 4, 1))
+    rows = [
+        row("a_tp8_0_ep1_0_1", january, **trt), row("b_tp8_0_ep1_0_2", december, **trt),
+        row("c_tp8_0_ep1_0_3", MARCH, **trt), row("d_tp8_0_ep1_0_4", MARCH, **r1),
+        row("e_tp8_0_ep1_0_5", full, **r1), row("f_tp4_ep1_6", gap, **qwen),
+    ]  # fmt: skip
+    out = imported(tmp_path, *(dict(r, silicon_tpot_ms=9.0 + i) for i, r in enumerate(rows)))
+    assert out["speculative"].tolist() == ["mtp", "none", "", "either", "mtp", "mtp"]
+    assert out["drafted"].tolist()[3:] == [2, 2, 3]
+    assert out["collection"][5] == "inferencex_gap"  # that export repeats InferenceX's points

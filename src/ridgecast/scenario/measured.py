@@ -133,7 +133,8 @@ def _drafting(r: Mapping[str, object], value: Mapping[str, float], unsaid: bool)
     drafted = drafted if drafted in _ACCEPTED else (1.0 if groups > 1 else 3.0)
     if r["speculative"] == "mtp":
         return Speculation(1.0 + drafted, _ACCEPTED[drafted], _MODULE, drafted)
-    if unsaid and not r["speculative"] and "deepseek" in str(r["model"]).lower():
+    unsaid = (unsaid and not r["speculative"]) or r["speculative"] == "either"
+    if unsaid and "deepseek" in str(r["model"]).lower():
         share = 0.5 * drafted * _MODULE
         return Speculation((1.0 + drafted) ** 0.5, _ACCEPTED[drafted] ** 0.5, share, 1.0)
     return Speculation()
@@ -141,7 +142,7 @@ def _drafting(r: Mapping[str, object], value: Mapping[str, float], unsaid: bool)
 
 def _doubt(r: Mapping[str, object], own: Treatment) -> tuple[float, float]:
     """Half widths for unstated drafting (from all to none) and unstated workers, as independent."""
-    unsaid = not r["speculative"] and own.speculation.accepted > 1.0
+    unsaid = r["speculative"] in ("", "either") and own.speculation.accepted > 1.0
     drafting = float(np.log(own.speculation.accepted)) if unsaid else 0.0
     near = _NEAREST if r.get("layout_source") == "nearest" else (0.0, 0.0)
     return float(np.hypot(drafting, near[0])), float(np.hypot(drafting, near[1]))

@@ -24,7 +24,7 @@ __all__ = ["SERVING"]
 # an export is known by the text in silicon_data_source
 _EXPORTS = (
     ("inferencex_dump", "db-dump/"), ("inferencex_0325", "2026-03-25"),
-    ("inferencex_0406", "2026-04-06"), ("gap_analysis", "gap-analysis"),
+    ("inferencex_0406", "2026-04-06"), ("inferencex_gap", "gap-analysis"),
     ("aiperf", "gtl_"), ("local", "local file"),
 )  # fmt: skip
 _PART = ("tp", "pp", "dp", "moe_tp", "ep")
@@ -208,7 +208,7 @@ def _mark_copies(out: Table) -> Table:
     """
     groups: dict[Any, list[int]] = {}
     coarse: dict[Any, Any] = {}
-    rounded = out["collection"] == "gap_analysis"  # that export rounds to 0.01 ms
+    rounded = out["collection"] == "inferencex_gap"  # that export rounds to 0.01 ms
     for row in sorted(range(length(out)), key=lambda row: bool(rounded[row])):
         point = tuple(out[n][row] for n in ("engine", "hardware", "isl", "osl", "concurrency"))
         ttft, tpot = float(out["ttft_s"][row]), float(out["tpot_s"][row])

@@ -20,9 +20,46 @@ from ..tables import Table, text
 __all__ = ["Recipe", "Side", "assume", "fill", "recipes"]
 
 _SIDE = re.compile(r"(\d+)x(\d+)([dt])(\d+)")
-# Images that the recipes of aggregated DeepSeek-R1 name for one way of drafting only.
-_IMAGES = {"1.2.0rc6.post3": "mtp", "1.2.0rc6.post2": "none"}
 _FP4 = ("nvfp4", "mxfp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What told whether aggregated points drafted: `speculative` is "mtp", "none" or "either".
+
+    `version` of the engine; `day` of the run, `form`, `layout` (tp, ep), `devices` and `above` (a
+    concurrency that no run without drafting reached) where they matter; `drafted` as of `Recipe`.
+    """
+
+    network: str
+    engine: str
+    version: str
+    speculative: str
+    day: str = ""
+    form: str = ""
+    devices: tuple[str, ...] = ()
+    layout: tuple[float, float] | None = None
+    above: float = 0.0
+    drafted: float = np.nan
+
+
+# Source: SemiAnalysisAI/InferenceX, perf-changelog.yaml (Apache-2.0), pull requests in brackets:
+# TensorRT-LLM drafted first with release 1.1.0rc2.post2 [392], which ran without in December;
+# then the two ways had images of their own [594, 620, 632, 642]. SGLang 0.5.9 served R1 in fp8 with
+# tp 8 both ways up to 64 requests, beyond with drafting alone [626, 943]; Qwen3.5 in fp8 with tp 4
+# and ep 1 only with drafting [897, 898; without: 804, 918], on B300 as on B200 (assumed).
+_RUNS = (
+    Run("dsr1", "trtllm", "1.2.0rc6.post3", "mtp"),
+    Run("dsr1", "trtllm", "1.2.0rc6.post2", "none"),
+    Run("dsr1", "trtllm", "1.1.0rc2.post2", "mtp", day="2026-01-14"),
+    Run("dsr1", "trtllm", "1.1.0rc2.post2", "none", day="2025-12-15"),
+    Run("dsr1", "sglang", "0.5.9", "mtp", form="fp8", devices=("b200_sxm",), layout=(8, 1),
+        above=64, drafted=2),
+    Run("dsr1", "sglang", "0.5.9", "either", form="fp8", devices=("b200_sxm",), layout=(8, 1),
+        drafted=2),
+    Run("qwen3.5", "sglang", "0.5.9", "mtp", form="fp8", devices=("b200_sxm", "b300_sxm"),
+        layout=(4, 1), drafted=3),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +118,8 @@ def _side(word: str) -> Side:
 def fill(out: Table) -> Table:
     """Add `speculative` ("mtp", "none", "" where unknown) and layouts that recipes settle.
 
+    "either" is an aggregated point of a configuration that is known to have run both ways.
+
     `decode_slots` are the sequences that a decode worker holds at once, `drafted` tokens are
     drafted a pass where any are: NaN where the recipes that fit do not say or differ.
 
@@ -95,7 +134,7 @@ def fill(out: Table) -> Table:
     for row in range(rows):
         if out["mode"][row] != "disagg":
             source[row] = "row"
-            speculative[row] = _by_image(out, row)
+            speculative[row], drafted[row] = _by_run(out, row)
             continue
         stated = bool(np.isfinite(out["decode_workers"][row]))
         source[row] = "row" if stated else ""
@@ -181,10 +220,22 @@ def _distance(out: Table, row: int, key: Key, theirs: Key, recipe: Recipe) -> fl
     return total
 
 
-def _by_image(out: Table, row: int) -> str:
-    if out["engine"][row] == "trtllm" and _network(str(out["model"][row])) == "dsr1":
-        return _IMAGES.get(str(out["engine_version"][row]), "")
-    return ""
+def _by_run(out: Table, row: int) -> tuple[str, float]:
+    """Drafting of an aggregated point, and how many tokens; "" and NaN where no run tells."""
+    model, day = str(out["model"][row]), str(out["measured"][row])
+    network = "qwen3.5" if "qwen3.5-397b" in model.lower() else _network(model)
+    form = "fp4" if out["moe_format"][row] in _FP4 else str(out["moe_format"][row])[:3]
+    named = (network, str(out["engine"][row]), str(out["engine_version"][row]))
+    layout = (float(out["tp"][row]), float(out["ep"][row]))
+    for run in _RUNS if str(out["collection"][row]).startswith("inferencex") else ():
+        if (
+            named == (run.network, run.engine, run.version)
+            and run.day in ("", day) and run.form in ("", form)
+            and out["hardware"][row] in (run.devices or (out["hardware"][row],))
+            and run.layout in (None, layout) and float(out["concurrency"][row]) > run.above
+        ):  # fmt: skip
+            return run.speculative, run.drafted
+    return "", np.nan
 
 
 def _network(model: str) -> str:
