@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ridgecast import predict_table
 from ridgecast.hardware import get
 from ridgecast.ops.collective import Collective
 from ridgecast.predict.collective_basis import Fabric, balance, base, calls_of, terms
@@ -81,3 +82,16 @@ def test_counts_never_measured(rows):
     error = np.abs(held["time_s"] / held["truth_s"] - 1.0)
     inside = (held["time_low_s"] <= held["truth_s"]) & (held["truth_s"] <= held["time_high_s"])
     assert error.mean() < 0.07 and 0.85 < inside.mean() < 0.96  # trees on raw counts: 0.069, 0.80
+
+
+def test_engines_own_all_reduces_never_leave_their_node():
+    near, far = (
+        predict_table({
+            "op": ["collective"], "kind": ["all_reduce"], "bytes": [14336], "gpus": [gpus],
+            "gpus_per_node": [8], "dtype": ["bf16"], "hardware": ["h100_sxm"],
+            "collection": ["vllm"],
+        }) for gpus in (8, 16)
+    )  # fmt: skip
+    assert near["time_s"][0] < 10e-6  # vLLM's own kernel on mapped memory
+    # NCCL's: a message to the other node and one back, 5 us each, are the least
+    assert far["status"][0] == "ok" and far["time_s"][0] > near["time_s"][0] + 10e-6

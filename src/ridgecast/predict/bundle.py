@@ -218,7 +218,8 @@ class Bundle:
         """Return models of an operation [rows] on a device, each with the rows that it answers.
 
         A line of the index may be `for` some rows alone (a list of field values, any of which
-        meet them): those rows are its own, all others the preferred line's without. None stands
+        meet them): those rows are its own, all others the preferred line's without. Rows that the
+        calls of a collection cannot be go to another one, whatever `collection` says. None stands
         for rows that no model is for. Raises NoDataError when `collection` has none for any row.
         """
         lines = [e for e in self.card.get("operators", ())
@@ -233,7 +234,7 @@ class Bundle:
                 model = _operator(self.path / line["folder"])
                 if "for" not in line and not model.knows(op):
                     model = next((m for m in self._others(ranked, line) if m.knows(op)), model)
-                out.append((model, mine))
+                out += self._reached(model, mine, op, lines)
                 left = left & ~mine
         if collection and lines and not out:
             have = ", ".join(e["collection"] for e in lines)
@@ -249,6 +250,25 @@ class Bundle:
         ]
         found = [e for e in own if all(word in e["collection"] for word in words)]
         return str(max(found, key=_preference)["collection"]) if found and all(words) else ""
+
+    def _reached(
+        self,
+        model: Learned,
+        mine: npt.NDArray[np.bool_],
+        op: Op,
+        lines: Sequence[Mapping[str, Any]],
+    ) -> list[tuple[Learned | None, npt.NDArray[np.bool_]]]:
+        """Part rows by what a model reaches; the preferred one of those that do has the others."""
+        near = mine & np.broadcast_to(model.reaches(op), mine.shape)
+        far = mine & ~near
+        if not far.any():
+            return [(model, mine)]
+        ranked = sorted(lines, key=_preference, reverse=True)
+        others = (
+            m for m in self._others(ranked, {}) if m.knows(op) and (m.reaches(op) | ~far).all()
+        )
+        other = next(others, model)
+        return [(m, rows) for m, rows in ((model, near), (other, far)) if rows.any()]
 
     def _others(
         self, lines: Sequence[Mapping[str, Any]], but: Mapping[str, Any]

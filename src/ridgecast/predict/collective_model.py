@@ -179,6 +179,10 @@ class CollectiveModel:
         asked = tuple(width_of(str(getattr(op, n))) for n in _WORDS)
         return asked in {tuple(map(width_of, words)) for words in self.domain["words"]}
 
+    def reaches(self, op: Op) -> npt.NDArray[np.bool_]:
+        """All rows of `op`: a library sends wherever there is a link."""
+        return np.asarray(True)
+
     def save(self, folder: Path) -> None:
         """Write card.json and smooth.npz; a model of another form goes from the folder."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,10 @@ class Learned(Protocol):
         """Whether the words of `op` were measured together."""
         ...
 
+    def reaches(self, op: Op) -> npt.NDArray[np.bool_]:
+        """Rows of `op` that the measured calls could be."""
+        ...
+
     def predict(
         self, op: Op, k: Known, hardware: Hardware, level: float
     ) -> tuple[F64, F64, F64, npt.NDArray[np.int64]]:

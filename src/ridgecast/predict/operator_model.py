@@ -333,6 +333,19 @@ class OperatorModel:
         asked = tuple(width_of(w) for w in _words(op))
         return asked in {tuple(width_of(v) for v in w) for w in self.domain["words"]}
 
+    def reaches(self, op: Op) -> npt.NDArray[np.bool_]:
+        """Rows of `op` that the measured calls could be.
+
+        Collectives of one kind are engines' own kernels, which map the others' memory: where none
+        was measured between nodes, none goes there (vLLM's custom all-reduce, for one, refuses to).
+        """
+        if self.op != "collective" or not self.hardware:
+            return np.asarray(True)
+        near = np.asarray(op.gpus_per_node, np.float64)  # type: ignore[attr-defined]
+        total = np.asarray(op.gpus, np.float64)  # type: ignore[attr-defined]
+        high = dict(zip(self.domain["numbers"], self.domain["high"], strict=True))
+        return (total <= near) | (high["gpus"] > high["gpus_per_node"])
+
     def place_of(self, sizes: F64, bound: F64, words: tuple[str, ...] = ()) -> I64:
         """Index of PLACES per row, from the numeric fields [rows, fields] and the bound [s].
 
