@@ -119,9 +119,12 @@ def fit_intervals(
             own = np.concatenate([own, _BORROWED * residual[inside]])
         whole = _thin(own if len(own) else residual)
         rows = [residual[(place == p) & (bucket == b)] for b in range(len(edges) + 1)]
-        if together is not None and p not in (0, 2) and (place == p).any():
-            by = _scaled(residual[place == p], together[place == p])
-            whole, rows = _thin(by * residual[place == p]), [by * r for r in rows]
+        at = place == p
+        if not len(own):  # nor any inside: other new configurations stand in
+            at = ~np.isin(place, (0, 2))
+        if together is not None and p not in (0, 2) and at.any():
+            by = _scaled(residual[at], together[at])
+            whole, rows = _thin(by * residual[at]), [by * r for r in rows]
         elif p == 1 and kinds < _FEW_CONFIGS:
             whole = _thin(_BORROWED * np.concatenate([own, -own]))
             rows = []
