@@ -95,3 +95,24 @@ def test_engines_own_all_reduces_never_leave_their_node():
     assert near["time_s"][0] < 10e-6  # vLLM's own kernel on mapped memory
     # NCCL's: a message to the other node and one back, 5 us each, are the least
     assert far["status"][0] == "ok" and far["time_s"][0] > near["time_s"][0] + 10e-6
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("h200_sxm", 16), ("gb200", 72)])
+def test_no_time_falls_with_bytes_on_more_devices_than_were_measured(device, gpus):
+    sizes = 2.0 ** np.arange(10.0, 30.0, 0.5)
+    table = {
+        "op": ["collective"], "kind": ["all_reduce"], "gpus": [gpus], "gpus_per_node": [gpus],
+        "dtype": ["bf16"], "hardware": [device], "collection": ["nccl"],
+    }  # fmt: skip
+    found = predict_table({n: v * len(sizes) for n, v in table.items()} | {"bytes": sizes})
+    assert (np.diff(found["time_s"]) >= -1e-12).all()
+
+
+def test_on_a_device_that_nobody_measured_a_row_is_the_same_alone_and_beside_a_far_one():
+    def times(*gpus):
+        table = {"op": "collective", "kind": "all_reduce", "bytes": 14336, "gpus_per_node": 8,
+                 "dtype": "bf16", "hardware": "h100_nvl"}  # fmt: skip
+        rows = {n: [v] * len(gpus) for n, v in table.items()} | {"gpus": list(gpus)}
+        return predict_table(rows)["time_s"]
+
+    assert times(8, 16) == pytest.approx([times(8)[0], times(16)[0]], rel=1e-9)

@@ -46,3 +46,13 @@ def test_trees_that_route_missing_values_are_left_to_lightgbm(compiled):
     trees = Trees.of(slim(fitted(x, np.isnan(x[:, 0]) + x[:, 1]).model_to_string()))
     assert trees._packed is None
     assert (trees.predict(x) == trees.booster.predict(x, num_threads=1)).all()
+
+
+def test_trees_whose_values_are_averaged_or_columns_are_many_are_left_to_lightgbm(compiled):
+    rng = np.random.default_rng(2)
+    wide = rng.normal(size=(300, 300)).astype(np.float32)
+    for x, kind in ((wide[:, :4].copy(), "rf"), (wide, "gbdt")):
+        settings = {"boosting": kind, "bagging_freq": 1, "bagging_fraction": 0.8, "verbosity": -1}
+        text = lgb.train(settings, lgb.Dataset(x, x[:, -1]), 5).model_to_string()
+        trees = Trees.of(slim(text))
+        assert (trees.predict(x) == trees.booster.predict(x, num_threads=1)).all()

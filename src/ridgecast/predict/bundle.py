@@ -267,7 +267,9 @@ class Bundle:
         others = (
             m for m in self._others(ranked, {}) if m.knows(op) and (m.reaches(op) | ~far).all()
         )
-        other = next(others, model)
+        other = next(others, None)
+        if other is None:
+            return [(model, mine)]
         return [(m, rows) for m, rows in ((model, near), (other, far)) if rows.any()]
 
     def _others(

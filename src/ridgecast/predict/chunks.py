@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from threading import Lock
 from typing import TypeVar
 
 __all__ = ["CHUNK", "on_all_cores"]
@@ -14,6 +15,7 @@ CHUNK = 16384
 """Rows at a time: enough for a call's fixed cost to vanish, few enough for a core's caches."""
 
 T = TypeVar("T")
+_ONE = Lock()
 
 
 def on_all_cores(work: Callable[[T], object], chunks: Iterable[T]) -> None:
@@ -29,5 +31,7 @@ def on_all_cores(work: Callable[[T], object], chunks: Iterable[T]) -> None:
     for second in rest:
         from threadpoolctl import threadpool_limits
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(work, chain((second,), rest)))
+        # one table at a time: the limit is the process's, and restored to what it was
+        with _ONE, threadpool_limits(1, user_api="blas"):
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                list(pool.map(work, chain((second,), rest)))

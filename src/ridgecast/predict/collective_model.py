@@ -105,10 +105,11 @@ class CollectiveModel:
     def log_time(self, calls: Calls) -> tuple[F64, F64]:
         """Logarithm of the time [s] and its deviation [rows].
 
-        Beyond the measured sizes the ratio to the base is that of the edge.
+        Beyond the measured sizes and counts the ratio to the base is that of the edge.
         """
         calls = self._alike(calls)
-        edge = self._edge(calls)
+        size = np.clip(calls.bytes, *self.domain["bytes"])
+        edge = replace(calls, bytes=size, network=calls.network * size / calls.bytes)
         value, spread = self.curves(edge)
         ends = (base(c, self.fabric, self.coefficients) for c in (calls, edge))
         return value + np.subtract(*map(np.log, ends)), spread
@@ -136,17 +137,19 @@ class CollectiveModel:
         """
         rate = float(_round(one.network / one.bytes)[0])
         key = (str(one.label[0]), str(one.format[0]), float(one.gpus[0]), float(one.nodes[0]), rate)
-        if key not in self.kept:
+        found = self.kept.get(key)
+        if found is None:
             lowest, highest = np.log2(self.domain["bytes"])
             knots = np.arange(np.floor(lowest), np.ceil(highest) + _STEP, _STEP)
             size = 2.0**knots
             some = replace(one.at(np.zeros(len(knots), np.int64)), bytes=size, network=rate * size)
-            mean, deviation = self.process.predict(_points(some, self.fabric, self.coefficients))
+            near = replace(some, gpus=np.clip(some.gpus, *self.domain["gpus"]))
+            mean, deviation = self.process.predict(_points(near, self.fabric, self.coefficients))
             mean = _rising(mean + np.log(base(some, self.fabric, self.coefficients)))
             if len(self.kept) >= _CURVES:
                 self.kept.clear()
-            self.kept[key] = knots, mean, deviation
-        return self.kept[key]
+            found = self.kept[key] = knots, mean, deviation
+        return found
 
     def _alike(self, calls: Calls) -> Calls:
         """Name calls by measured words: an algorithm's own or any, a format of the same width."""
@@ -159,11 +162,6 @@ class CollectiveModel:
             if own not in formats and same:
                 form = np.where(form == own, same[0], form)
         return replace(calls, label=np.where(kept, calls.label, calls.kind), format=form)
-
-    def _edge(self, calls: Calls) -> Calls:
-        """Move sizes into the measured ranges."""
-        size, gpus = (np.clip(getattr(calls, n), *self.domain[n]) for n in ("bytes", "gpus"))
-        return replace(calls, bytes=size, gpus=gpus, network=calls.network * size / calls.bytes)
 
     def _place(self, calls: Calls) -> I64:
         """Index of PLACES: structure measured, new, or a size beyond those measured."""

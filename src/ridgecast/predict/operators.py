@@ -179,9 +179,14 @@ def answer_operator(
         found.append((answer, rows))
     first = found[0][0]
     for answer, rows in found[1:]:
-        for name in ("time", "low", "high", "basis", "reason"):
-            getattr(first, name)[rows] = getattr(answer, name)[rows]
+        _put(first, answer, rows)
     return first if recapped(device) is None else _capped(first, k, device, bundle)
+
+
+def _put(into: Answer, answer: Answer, rows: npt.NDArray[np.bool_]) -> None:
+    """Take some rows of another answer."""
+    for name in ("time", "low", "high", "basis", "reason"):
+        getattr(into, name)[rows] = getattr(answer, name)[rows]
 
 
 def _capped(answer: Answer, k: Known, device: Hardware, bundle: Bundle) -> Answer:
@@ -272,25 +277,27 @@ def _unmeasured(
         if base is not k:
             time, low, high = _moved(time, low, high, k, base, known(op, k.rows, device))
         return _clamped(time, low, high, k, basis, reason)
-    if pooled is None:
-        bus = "peer" in k.work.links and not _SWITCHED & set(device.links)
-        for model in () if bus else _siblings(op, k.rows, device, bundle):
-            answer = _measured(op, k, device, model, level, cache)
-            low, high = answer.low / _SIBLING, answer.high * _SIBLING
-            basis[:] = "transferred"
-            reason = f"{model.hardware} is the nearest device measured ({model.collection})"
-            return _clamped(answer.time, low, high, k, basis, reason)
     tail = (1.0 - level) / 2.0
     links = COLLECTIVE_SPREAD if op.name == "collective" else ANALYTIC_SPREAD
     spread = STREAMING_SPREAD if op.streams else links
     fast, middle, slow = np.exp(np.interp((tail, 0.5, 1.0 - tail), PROBABILITIES, np.log(spread)))
     reason = f"physics of {op.name}; no measurement of it on {device.name}"
     t = k.analytic
-    return _clamped(t * middle, t * fast, t * slow, k, basis, reason)
+    answer = _clamped(t * middle, t * fast, t * slow, k, basis, reason)
+    bus = "peer" in k.work.links and not _SWITCHED & set(device.links)
+    for model, rows in () if pooled is not None or bus else _siblings(op, k.rows, device, bundle):
+        near = _measured(op, k, device, model, level, cache)
+        reason = f"{model.hardware} is the nearest device measured ({model.collection})"
+        carried = np.full(k.rows, "transferred", dtype=object)
+        limits = near.low / _SIBLING, near.high * _SIBLING
+        _put(answer, _clamped(near.time, *limits, k, carried, reason), rows)
+    return answer
 
 
-def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[Learned]:
-    """Yield the model of the most similar measured device, where one is similar enough.
+def _siblings(
+    op: Op, rows: int, device: Hardware, bundle: Bundle
+) -> Iterator[tuple[Learned, npt.NDArray[np.bool_]]]:
+    """Yield the models of the most similar measured device, where one is similar enough, by rows.
 
     Similar: the same vendor, and bf16 rate (but of collectives), memory bandwidth and link to peers
     each within a factor of _NEAR; the nearest in those logarithms comes first. A what-if keeps the
@@ -309,9 +316,9 @@ def _siblings(op: Op, rows: int, device: Hardware, bundle: Bundle) -> Iterator[L
         if max(far) <= np.log(_NEAR):
             near.append((sum(far), name))
     for _, name in sorted(near)[:1]:
-        found = bundle.operators(op, rows, name)
-        if len(found) == 1 and found[0][0] is not None and found[0][0].knows(op):
-            yield found[0][0]
+        for model, mine in bundle.operators(op, rows, name):
+            if model is not None and model.knows(op):
+                yield model, mine
 
 
 def _scale(device: Hardware) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ mean.
 from __future__ import annotations
 
 import lzma
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ _UNUSED = (
     "leaf_count", "tree_sizes",
 )  # fmt: skip
 _LEAF = 2**31 - 1  # a cut that no row passes
+_COLUMNS = 255  # the last column that a node can name
+_OTHERWISE = re.compile(r"^(average_output|is_linear=1)", re.MULTILINE)
 _LARGE = 256  # rows from which on packing and walking pay
 
 
@@ -77,10 +80,12 @@ class Trees:
 
     @cached_property
     def _packed(self) -> _Packed | None:
-        """None for trees with categories or missing values, which the walk does not know."""
+        """None for what the walk does not know: categories, missing values, other sums."""
         blocks = self.text.split("end of trees", 1)[0].split("\nTree=")[1:]
         trees = [dict(line.split("=", 1) for line in b.splitlines() if "=" in line) for b in blocks]
-        if any(int(d) & ~2 for t in trees for d in t.get("decision_type", "").split()):
+        columns = re.search(r"^max_feature_idx=(\d+)$", self.text, re.MULTILINE)
+        odd = any(int(d) & ~2 for t in trees for d in t.get("decision_type", "").split())
+        if odd or columns is None or int(columns[1]) > _COLUMNS or _OTHERWISE.search(self.text):
             return None
         parts = [_pack(tree) for tree in trees]
         roots = np.cumsum([0, *(len(nodes) for nodes, _, _ in parts)])
@@ -97,7 +102,8 @@ def _pack(tree: dict[str, str]) -> tuple[I64, F64, int]:
     inner = [tree.get(name, "").split() for name in ("left_child", "right_child", "split_feature")]
     left, right, column = (np.array(words, np.int64) for words in inner)
     exact = np.array(tree.get("threshold", "").split(), float)
-    cut = exact.astype(np.float32)
+    with np.errstate(over="ignore"):
+        cut = exact.astype(np.float32)
     above = cut.astype(float) > exact  # x <= cut in single precision means the same as x <= exact
     cut[above] = np.nextafter(cut[above], np.float32(-np.inf))
     order = _ordered(cut).astype(np.int64)
