@@ -336,8 +336,9 @@ class OperatorModel:
     def reaches(self, op: Op) -> npt.NDArray[np.bool_]:
         """Rows of `op` that the measured calls could be.
 
-        Collectives of one kind are engines' own kernels, which map the others' memory: where none
-        was measured between nodes, none goes there (vLLM's custom all-reduce, for one, refuses to).
+        Collectives of one kind count as engines' own kernels, which map the others' memory: where
+        none was measured between nodes, none goes there (vLLM's custom all-reduce, for one, refuses
+        to). Libraries are measured in several kinds, and have `collective_model`.
         """
         if self.op != "collective" or not self.hardware:
             return np.asarray(True)
