@@ -24,7 +24,7 @@ from ..ops.gemm import LAYOUTS, MAX_DIM
 from ..store.schema import CONFIG_COLUMNS
 from ..store.tables import Table, factorize, length, numeric, require_columns
 from .bundle import Bundle, open_bundle
-from .chunks import CHUNK, on_all_cores
+from .chunks import on_all_cores, parts_of
 from .ladder import KERNELS, Question, answer
 from .operator_rows import text_of
 from .throttle import recapped, throttling
@@ -194,12 +194,11 @@ def _fill(
         kind = "no_answer" if isinstance(error, UnsupportedError) else "invalid"
         out["status"][group.rows], out["reason"][group.rows] = kind, str(error)
         return
-    chunks = (group.rows[i : i + CHUNK] for i in range(0, len(group.rows), CHUNK))
 
     def run(rows: npt.NDArray[np.int64]) -> None:
         _answer(out, rows, question, shapes, config, bundle)
 
-    on_all_cores(run, chunks)
+    on_all_cores(run, parts_of(group.rows))
 
 
 def _question(keys: Mapping[str, str], level: float, devices: Mapping[str, Hardware]) -> Question:
