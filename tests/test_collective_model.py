@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ridgecast import predict_table
+from ridgecast.errors import SpecError
 from ridgecast.hardware import get
 from ridgecast.ops.collective import Collective
 from ridgecast.predict.collective_basis import Fabric, balance, base, calls_of, terms
@@ -84,11 +85,12 @@ def test_counts_never_measured(rows):
     assert error.mean() < 0.07 and 0.85 < inside.mean() < 0.96  # trees on raw counts: 0.069, 0.80
 
 
-def test_engines_own_all_reduces_never_leave_their_node():
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_engines_own_all_reduces_never_leave_their_node(dtype):
     near, far = (
         predict_table({
             "op": ["collective"], "kind": ["all_reduce"], "bytes": [14336], "gpus": [gpus],
-            "gpus_per_node": [8], "dtype": ["bf16"], "hardware": ["h100_sxm"],
+            "gpus_per_node": [8], "dtype": [dtype], "hardware": ["h100_sxm"],
             "collection": ["vllm"],
         }) for gpus in (8, 16)
     )  # fmt: skip
@@ -116,3 +118,9 @@ def test_on_a_device_that_nobody_measured_a_row_is_the_same_alone_and_beside_a_f
         return predict_table(rows)["time_s"]
 
     assert times(8, 16) == pytest.approx([times(8)[0], times(16)[0]], rel=1e-9)
+
+
+def test_a_model_of_a_form_that_is_not_known_is_refused_by_name(tmp_path):
+    (tmp_path / "card.json").write_text('{"card_version": 1, "form": "later"}')
+    with pytest.raises(SpecError, match="later"):
+        load_operator(tmp_path)

@@ -264,10 +264,8 @@ class Bundle:
         if not far.any():
             return [(model, mine)]
         ranked = sorted(lines, key=_preference, reverse=True)
-        others = (
-            m for m in self._others(ranked, {}) if m.knows(op) and (m.reaches(op) | ~far).all()
-        )
-        other = next(others, None)
+        able = [m for m in self._others(ranked, {}) if (m.reaches(op) | ~far).all()]
+        other = next((m for m in able if m.knows(op)), able[0] if able else None)
         if other is None:
             return [(model, mine)]
         return [(m, rows) for m, rows in ((model, near), (other, far)) if rows.any()]

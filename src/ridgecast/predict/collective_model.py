@@ -28,7 +28,7 @@ from ..ops.collective import Collective
 from .collective_basis import Calls, Fabric, balance, base, calls_of, fabric_of, fit_base
 from .collective_gp import Points, Process, fit_process
 from .operator_features import Known
-from .operator_model import LEAST_ROWS, OperatorRows, width_of
+from .operator_model import CARD_VERSION, LEAST_ROWS, OperatorRows, width_of
 from .operator_rows import word_fields
 from .sweep_parts import Intervals, codes_of, fit_intervals, make_folds
 
@@ -201,7 +201,6 @@ class CollectiveModel:
 
 
 FORM = "process"
-CARD_VERSION = 1
 _OWN = ("card_version", "form", "op", "hardware", "collection", "fabric", "coefficients",
         "intervals", "domain")  # fmt: skip
 

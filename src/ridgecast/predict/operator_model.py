@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .collective_model import CollectiveModel
 
 __all__ = [
+    "CARD_VERSION",
     "COMMON",
     "GROUPS",
     "NEW_BEYOND",
@@ -59,7 +60,7 @@ __all__ = [
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 LEAST_ROWS = 36  # two devices' counts of 23 sizes, a fifth of them held out
-_CARD_VERSION = 1
+CARD_VERSION = 1
 RARE = len(PLACES)
 """Place of a new structure whose formats fewer than COMMON structures were measured with."""
 NEW_BEYOND = RARE + 1
@@ -388,7 +389,7 @@ class OperatorModel:
         state, arrays = self.head.to_state()
         named: dict[str, Any] = arrays
         card = {
-            "card_version": _CARD_VERSION, "op": self.op, "hardware": self.hardware,
+            "card_version": CARD_VERSION, "op": self.op, "hardware": self.hardware,
             "collection": self.collection, "names": list(self.names),
             "coefficients": dict(self.coefficients), "head": state,
             "domain": dict(self.domain), **self.card,
@@ -432,11 +433,13 @@ def load_operator(folder: Path) -> OperatorModel | CollectiveModel:
     """Undo `save` of either model. Raises SpecError that names what is damaged."""
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        if card["card_version"] != _CARD_VERSION:
-            raise SpecError(f"{folder}: card_version {card['card_version']}, need {_CARD_VERSION}")
+        if card["card_version"] != CARD_VERSION:
+            raise SpecError(f"{folder}: card_version {card['card_version']}, need {CARD_VERSION}")
         if "form" in card:
-            from .collective_model import from_card
+            from .collective_model import FORM, from_card
 
+            if card["form"] != FORM:
+                raise SpecError(f"{folder}: a model of form {card['form']!r}, known is {FORM!r}")
             with np.load(folder / "smooth.npz", allow_pickle=False) as arrays:
                 return from_card(card, {k: arrays[k] for k in arrays.files})
         text = unpack_booster((folder / "model.txt.xz").read_bytes())
