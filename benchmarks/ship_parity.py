@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ship_models import SHIPPED, taught, wanted
-from ship_operators import DATA, FOLDERS, KEPT, PACKAGE, files_of, files_of_package
+from ship_models import SHIPPED, shipped_jobs, taught
+from ship_operators import DATA, FOLDERS, KEPT, MARKED, PACKAGE, files_of, files_of_package
 
 from ridgecast.hardware import get
 from ridgecast.predict.config_train import train_config_model
@@ -50,7 +50,7 @@ from ridgecast.predict.power_fit import fit_power
 from ridgecast.predict.prior import fit_prior
 from ridgecast.predict.scores import scored_splits
 from ridgecast.predict.time_model import cross_validate
-from ridgecast.predict.train import _THREADS, _jobs
+from ridgecast.predict.train import _THREADS
 from ridgecast.predict.utilisation import FitOptions
 from ridgecast.store import import_files, select
 
@@ -95,8 +95,8 @@ def operator(paths: list[str], family: str, keys: tuple[str, str, str], split: s
     table = import_files(paths)
     for name, values in KEPT.get(family, {}).items():
         table = select(table, np.flatnonzero(np.isin(table[name].astype(str), values)))
-    if family == "fp8_block":
-        table["collection"] = table["collection"] + "/fp8_block"
+    if family in MARKED:
+        table["collection"] = table["collection"] + f"/{family}"
     own = next(part for found, part in collections_of(table) if found == keys)
     rows = operator_rows(own, keys[0], get(keys[1]))
     return [sample(held_out(rows, keys[0], get(keys[1]), split=split), split=split)]
@@ -176,7 +176,7 @@ def tables_of(
             kind = family.removeprefix("package ")
             if not same or len(own) < len(sources) or get(device).name != line["hardware"]:
                 continue
-            if (kind == "fp8_block") != ("/fp8_block" in line["collection"]):
+            if any((kind == name) != (f"/{name}" in line["collection"]) for name in MARKED):
                 continue
             if kind in ("w4a8", "fp8") and line.get("kind") != kind:
                 continue
@@ -188,8 +188,7 @@ def works(root: Path) -> Iterator[Work]:
     """All models in order of how much they are looked at."""
     index = json.loads((root / "card.json").read_text())
     scores = scores_of(root)
-    table = import_files("aiconfigurator-core")
-    jobs, _ = _jobs(select(table, np.flatnonzero(wanted(table))))
+    jobs, _ = shipped_jobs()
     paths = [DATA / name / "gemm" for name in ("h200_sxm", "b200_sxm")]  # the order of the fit
     found = [[str(path / f"gemm-vllm-{version}.parquet") for path in paths]
              for version in ("0.22.0", "0.24.0")]  # fmt: skip

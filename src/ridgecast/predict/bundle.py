@@ -6,6 +6,7 @@ power/) and the choice of a time model for a device, a format and a collection. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -243,13 +244,44 @@ class Bundle:
             )
         return [*out, (None, left)] if left.any() else out
 
-    def collection_of(self, op: str, hardware: str, *words: str) -> str:
-        """Name of a device's preferred collection of an operation that contains words, or ""."""
+    def collection_of(
+        self,
+        op: str,
+        hardware: str,
+        *words: str,
+        but: tuple[str, ...] = (),
+        until: str = "",
+    ) -> str:
+        """Name of a device's preferred collection of an operation that contains words, or "".
+
+        Those that contain a word of `but` do not count.
+        `until` is a release of software: later ones do not count, but for the oldest there is.
+        """
         own = [
             e for e in self.card.get("operators", ()) if (e["op"], e["hardware"]) == (op, hardware)
         ]
-        found = [e for e in own if all(word in e["collection"] for word in words)]
+        found = [
+            e for e in own
+            if all(word in e["collection"] for word in words)
+            and not any(word in e["collection"] for word in but)
+        ]  # fmt: skip
+        if until and found:
+            named = _release(f"-{until}")
+            oldest = min(_release(e["collection"]) for e in found)
+            found = [e for e in found if _release(e["collection"]) <= max(named, oldest)]
         return str(max(found, key=_preference)["collection"]) if found and all(words) else ""
+
+    def gemm_collection_of(self, hardware: str, dtype: str, word: str) -> str:
+        """Name of a device's preferred GEMM collection that contains a word, or "".
+
+        Those that hold the host's time to launch are left out: engines replay graphs.
+        """
+        found = [
+            e for e in self.entries
+            if (e.hardware, e.dtype) == (hardware, dtype) and word in e.collection
+            and e.launch != "stream"
+        ]  # fmt: skip
+        return max(found, key=lambda e: e.rank).collection if found else ""
 
     def _reached(
         self,
@@ -379,3 +411,9 @@ def _open(folder: Path, stamp: int) -> Bundle:
     except (KeyError, TypeError) as error:
         raise SpecError(f"{folder}/card.json is damaged: {error!r}; train it again") from error
     return Bundle(folder, card, entries)
+
+
+def _release(collection: str) -> tuple[int, ...]:
+    """Numbers of the release that a collection's name states: (0, 5, 10) of sglang-0.5.10."""
+    stated = re.search(r"-(\d+(?:\.\d+)*)", collection)
+    return tuple(int(part) for part in stated.group(1).split(".")) if stated else ()

@@ -23,6 +23,7 @@ _FILE = Path(__file__).with_name("engines.toml")
 class Engine:
     """What an engine does and costs; times in s, memory in B.
 
+    `release` is the last one whose measured kernels count ("": the newest there are).
     `chunk` tokens of prefill a pass at most (0: no limit), `mixed`: prefill and decode share a
     pass, `continuous`: finished requests are replaced at once (else batches are static).
     `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;
@@ -36,13 +37,15 @@ class Engine:
     tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
     power law by which tokens spread over experts. `fused` parts of a network run
     inside other kernels, `fused_sums` inside the sums over tensor-parallel shards, where there are
-    any. `tpot_low` ... `ttft_high`: factors between
+    any. Parts `beside` run on a second stream while a layer's experts do, in passes of at most
+    `beside_tokens` tokens. `tpot_low` ... `ttft_high`: factors between
     which 90 % of measured times lay about the predicted ones, on the networks that constants were
     fitted on, each network weighing alike.
     """
 
     name: str
     title: str = ""
+    release: str = ""
     chunk: int = 8192
     mixed: bool = True
     continuous: bool = True
@@ -68,6 +71,8 @@ class Engine:
     expert_skew: float = 0.0
     fused: tuple[str, ...] = ()
     fused_sums: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    beside_tokens: int = 0
     tpot_low: float = 1.0
     tpot_high: float = 1.0
     ttft_low: float = 1.0

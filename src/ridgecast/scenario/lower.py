@@ -32,7 +32,8 @@ class Timed:
     """Calls with their times on one device: arrays [calls, points].
 
     `time`, `low`, `high` [s] are of all repetitions of a call in a pass, `energy` [J] likewise
-    (NaN where the power is not known), `count` the repetitions. `basis` holds indices of BASES.
+    (NaN where the power is not known), `count` the repetitions, `least` [s] what a step's weights,
+    cache or states take from memory. `basis` holds indices of BASES.
     """
 
     calls: tuple[Call, ...]
@@ -43,6 +44,7 @@ class Timed:
     energy: F64
     basis: npt.NDArray[np.int64]
     limiter: npt.NDArray[np.object_]
+    least: F64
     reasons: tuple[str, ...] = ()
 
     def total(self, parts: Sequence[str] | None = None) -> tuple[F64, F64, F64]:
@@ -121,17 +123,33 @@ def _lowered(case: Case, bundle: Bundle) -> _Lowered:
     return _Lowered(case, calls, rows, _points(calls, rows))
 
 
+_EXCHANGE = ("/dispatch", "/combine")  # what moves tokens to their experts and back
+
+
 def _collection(row: Row, case: Case, bundle: Bundle) -> str:
     """Measured collection that a row is answered from: what was asked for, or the engine's own.
 
     Engines' expert layers are alike, but for those of a format that have a collection of their own.
     """
     asked, device = case.collections.get(row.op, ""), case.hardware.base_name
-    if not asked and row.op == "collective" and row.words["kind"] == "all_reduce":
-        return bundle.collection_of(row.op, device, case.engine)
-    if not asked and row.op == "moe" and case.engine:
-        return bundle.collection_of(row.op, device, f"/{case.engine}-", f"/{row.words['dtype']}")
-    return asked
+    if asked or not case.engine:
+        return asked
+    own = f"/{case.engine}-"
+    if row.op == "collective" and row.words["kind"] == "all_reduce":
+        return bundle.collection_of(row.op, device, own, but=_EXCHANGE, until=case.release)
+    if row.op == "moe":
+        return bundle.collection_of(row.op, device, own, f"/{row.words['dtype']}")
+    if row.op == "gemm":
+        return bundle.gemm_collection_of(device, row.words["dtype"], own)
+    if row.op == "attention" and _dense(row):
+        return bundle.collection_of(row.op, device, own, "/dense")
+    return ""
+
+
+def _dense(row: Row) -> bool:
+    """Whether attention is of keys and values of one size, each stored: not latent, not linear."""
+    latent = row.words.get("shared_kv") == "true" or "v_head_dim" in row.fields
+    return not latent and row.words.get("variant") != "linear"
 
 
 def _timed(low: _Lowered, found: Mapping[str, Any]) -> Timed:
@@ -153,7 +171,7 @@ def _timed(low: _Lowered, found: Mapping[str, Any]) -> Timed:
         np.maximum(found["time_low_s"].reshape(shape) * scale / stretch, least),
         np.maximum(found["time_high_s"].reshape(shape) * scale * stretch, least),
         found["energy_j"].reshape(shape) * scale,
-        np.where(changed, 2, basis), found["limiter"].reshape(shape),
+        np.where(changed, 2, basis), found["limiter"].reshape(shape), least,
         _reasons(calls, found["reason"][:: max(points, 1)].tolist()),
     )  # fmt: skip
 

@@ -6,18 +6,21 @@ prefill and decode apart, and what is known of how the points were measured. Fit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RidgecastError
+from ..errors import RidgecastError, SpecError
 from ..models.network import Layout
+from ..models.registry import shipped
 from ..store.tables import Table
 from ..techniques.treatment import Speculation, Treatment
 from .apart import Apart, Clients, apart_of, balance
 from .case import Made, Scenario
+from .engine import engine
 from .queueing import Load, Phases, serve
 from .solve import Points, phases_of_all
 
@@ -28,10 +31,11 @@ MEAN_LENGTH = 0.9
 """InferenceX draws lengths uniformly between 0.8 and 1 of what it names (random-range-ratio)."""
 # Tokens that a pass of DeepSeek-V3 adds when its one module drafts 1, 2 or 3. One: 1.8 times the
 # tokens per second (DeepSeek-V3 report, arXiv:2412.19437, section 5.4.3). More: the module drafts
-# on what it drafted; 3.2 tokens with 7 drafted (LK losses, Samarin et al. 2026, the model card of
-# MTP-DeepSeek-V3-0324, original module) give 0.655 of each further one. Drafting 3 so brings 2.16
-# times the tokens (TensorRT-LLM, tech blog 2), which costs of drafting and checking leave of 2.67.
-_ACCEPTED = {1.0: 1.8, 2.0: 2.32, 3.0: 2.67}
+# on what it drafted; 2.18 and 2.44 with windows of 3 and 4 tokens in SGLang (LMSYS, "Accelerating
+# SGLang with Multiple Token Prediction", 17 July 2025).
+_ACCEPTED = {1.0: 1.8, 2.0: 2.18, 3.0: 2.44}
+_NEWEST = {"sglang": "0.5.10"}  # releases when the campaigns ended (April 2026), if of consequence
+_PUBLISHED = {"nvfp4": "-nvfp4", "fp8_e4m3": "-fp8"}  # how checkpoints in a format are named
 _MODULE = 1.0 / 61.0  # one of 62 layers
 _INFERENCEX = "inferencex"
 _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
@@ -47,6 +51,9 @@ _GROUPS_WAIT = 60.0
 # with all prompts at once (Qwen3-32B: one round), but those of 8B models are out of step
 # (Llama-3.1-8B: endless rounds).
 _SLOT = 0.8
+# Seconds of the host a pass on the machines of that campaign, whichever engine (fitted like the
+# profiles' pass_host, on the same networks; 1.0 to 1.3 ms with one left out)
+_LOCAL_HOST = 1.0e-3
 # Where the workers of a row are those of the nearest recipe: half of what holds 90 % of log(time
 # predicted with the nearest / with the true recipe), tpot and ttft, of 381 rows whose recipe is
 # known and was hidden with all of its concurrency (benchmarks/serving_doubt.py; no measured time)
@@ -155,11 +162,36 @@ def _scenario(
              if np.isfinite(value[side + n])}  # fmt: skip
     near = _NVL if str(r["hardware"]).startswith("gb") else 8
     layout = Layout(**sizes, gpus_per_node=near)
+    model, linear, experts = _checkpoint(r)
+    software = engine(str(r["engine"]))
+    software = replace(software, release=_release(software.name, str(r["engine_version"])))
+    if r["collection"] == "local":
+        software = replace(software, pass_host=_LOCAL_HOST)
     return Scenario(
-        _model(str(r["model"])), str(r["hardware"]), layout.devices, layout,
-        engine=str(r["engine"]), dtype=_linear(r), experts=str(r["moe_format"]),
-        kv_dtype=_cache(r), techniques=t,
+        model, str(r["hardware"]), layout.devices, layout, engine=software, dtype=linear,
+        experts=experts, kv_dtype=_cache(r), techniques=t,
     )  # fmt: skip
+
+
+def _release(name: str, stated: str) -> str:
+    """Release of a row's software; builds without a number are not newer than the campaigns."""
+    return stated if re.match(r"\d+\.\d", stated) else _NEWEST.get(name, "")
+
+
+def _checkpoint(r: Mapping[str, object]) -> tuple[str, str, str]:
+    """Network of a row, formats of its linear layers and of its experts ("": as published).
+
+    A format that the network is published in means that checkpoint: most in nvfp4 leave attention
+    in 16 bits.
+    """
+    model = _model(str(r["model"]))
+    tail = _PUBLISHED.get(str(r["gemm_format"]))
+    try:
+        if tail:
+            return shipped(shipped(model) + tail), "", ""
+    except SpecError:
+        pass  # this network has no such checkpoint of its own
+    return model, _linear(r), str(r["moe_format"])
 
 
 def _linear(r: Mapping[str, object]) -> str:
@@ -273,24 +305,40 @@ def answer(
     reasons: Sequence[str],
     constants: Mapping[str, float] | None = None,
 ) -> Table:
-    """Make times of prepared rows; `constants` replace those of every engine (for fitting)."""
+    """Make times of prepared rows; `constants` replace those of every engine (for fitting).
+
+    Of host time, passes were prepared with what the profiles say; a constant shifts them.
+    """
     names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s")
     out: Table = {name: np.full(len(reasons), np.nan) for name in names}
     out["reason"] = np.array(list(reasons), dtype=object)
     for one in prepared:
         made = one.made
+        phases = one.phases
         if constants:
+            more = constants.get("pass_host", made.engine.pass_host) - made.engine.pass_host
             made = replace(made, engine=replace(made.engine, **constants))
-        if isinstance(one.phases, tuple):  # prefill and decode apart
-            found = _apart(one, made, *one.phases)
+            phases = phases if isinstance(phases, tuple) else _later(phases, more)
+        if isinstance(phases, tuple):  # prefill and decode apart
+            found = _apart(one, made, *phases)
         else:
-            served = serve(one.phases, one.load, made.engine, made.treatment)
+            served = serve(phases, one.load, made.engine, made.treatment)
             ends = zip(("", "_low", "_high"), served.ttft, served.tpot, strict=True)
             found = {e: (t + one.wait * tpot * made.treatment.speculation.accepted, tpot)
                      for e, t, tpot in ends}  # fmt: skip
         for end, values in found.items():
             out[f"ttft{end}_s"][one.at], out[f"tpot{end}_s"][one.at] = values
     return out
+
+
+def _later(p: Phases, more: float) -> Phases:
+    """Give passes more seconds of the host each."""
+    ends = ("time", "low", "high")
+    moved = {
+        name: {**getattr(p, name), **{end: getattr(p, name)[end] + more for end in ends}}
+        for name in ("decode", "prefill", "packed", "mixed")
+    }
+    return replace(p, **moved)
 
 
 def _apart(one: Prepared, made: Made, passes: Apart, c: Clients) -> dict[str, tuple[F64, F64]]:

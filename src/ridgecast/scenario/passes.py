@@ -31,7 +31,7 @@ from .lower import Timed, time_cases
 from .rows import Case
 from .tiers import Place, away, new_tokens
 
-__all__ = ["Job", "Machine", "Pass", "idle_power", "run_pass", "run_passes"]
+__all__ = ["Job", "Machine", "Pass", "idle_power", "run_pass", "run_passes", "unscheduled"]
 
 F64 = npt.NDArray[np.float64]
 _COMM = ("collective", "transfer")
@@ -42,6 +42,7 @@ _INDEX = 128.0  # elements of an entry of an index: a product with the query giv
 # operands, states, outputs.
 _LAUNCHES = {"moe": 8.0}
 _DELTA_LAUNCHES = 9.0
+_ROUTED = ("router", "routing", "experts")  # what experts that see every token run beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Machine:
     level: float = 0.9
     pinned: float | None = None
     """Bytes of weights that stay on the device; None: as the treatment says."""
+
+
+def unscheduled(machine: Machine) -> Machine:
+    """Return a machine whose passes wait for no scheduler: those that draft between two steps."""
+    return replace(machine, engine=replace(machine.engine, pass_host=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,8 @@ def _case(job: Job) -> Case:
     exponent = job.machine.engine.expert_skew
     skew = ("power_law", exponent) if exponent > 0 else ("balanced", 1.0)
     made = Case(calls, job.machine.hardware, job.machine.formats, job.treatment, skew)
-    return replace(made, engine=job.machine.engine.name)
+    engine = job.machine.engine
+    return replace(made, engine=engine.name, release=engine.release)
 
 
 def _fused(call: Call, machine: Machine) -> bool:
@@ -244,7 +251,8 @@ def _around(job: Job, timed: Timed) -> Pass:
     parts = timed.by_part()
     gpu = timed.time[~comm].sum(axis=0)
     sent = timed.time[comm].sum(axis=0)
-    hidden = np.maximum(np.minimum(sent * t.comm_overlap, gpu), _side_by_side(timed, comm, t))
+    hidden = np.minimum(sent * t.comm_overlap, gpu) + _beside(timed, machine.engine, groups)
+    hidden = np.maximum(hidden, _side_by_side(timed, comm, t))
     launches = _launches(timed) * t.launches
     host = _host_time(machine.engine, t, launches, network)
     graph = machine.engine.graph if t.graph is None else t.graph
@@ -271,6 +279,21 @@ def _around(job: Job, timed: Timed) -> Pass:
     energy = _energy(timed, machine, time, busy)
     ends = (np.minimum(low, time), np.maximum(high, time))
     return Pass(time, *ends, energy, parts, timed, launches)
+
+
+def _beside(timed: Timed, engine: Engine, groups: Sequence[Any]) -> F64:
+    """Seconds that hide where an engine runs parts on a second stream while a layer's experts run.
+
+    The shorter of the two hides, as far as memory can deliver both.
+    """
+    second = np.array([c.part in engine.beside for c in timed.calls])
+    if not second.any():
+        return np.zeros(timed.time.shape[1])
+    first = np.array([c.part in _ROUTED for c in timed.calls])
+    one, other = (timed.time[k].sum(axis=0) for k in (first, second))
+    least = timed.least[first | second].sum(axis=0)
+    hidden = np.clip(np.minimum(np.minimum(one, other), one + other - least), 0.0, None)
+    return np.where(new_tokens(groups) <= engine.beside_tokens, hidden, 0.0)
 
 
 def _side_by_side(timed: Timed, comm: npt.NDArray[np.bool_], t: Treatment) -> F64:

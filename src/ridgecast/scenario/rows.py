@@ -49,7 +49,8 @@ class Case:
     """Calls of a pass with what they run on and how.
 
     `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
-    measured collection to use by op; `engine` is whose own all-reduce runs, where it was measured.
+    measured collection to use by op; `engine` is whose own kernels run, where they were measured,
+    and `release` the last release of it whose measurements count ("": all).
     """
 
     calls: Sequence[Call]
@@ -59,6 +60,7 @@ class Case:
     skew: tuple[str, float] = ("balanced", 1.0)
     collections: Mapping[str, str] = field(default_factory=dict[str, str])
     engine: str = ""
+    release: str = ""
 
 
 def quantised(calls: Sequence[Call], case: Case) -> list[Call]:

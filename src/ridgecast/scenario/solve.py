@@ -21,7 +21,7 @@ from .advice import cautions, need_text, offered
 from .case import Answer, Made, Scenario
 from .formats import told_of
 from .memory import Memory, Room, memory_of
-from .passes import Job, Machine, Pass, idle_power, run_passes
+from .passes import Job, Machine, Pass, idle_power, run_passes, unscheduled
 from .queueing import Load, Phases, Served, serve
 
 __all__ = ["Points", "evaluate", "holds", "largest_batch", "memory_at", "phases_of", "solve_points"]
@@ -215,7 +215,8 @@ def _planned(made: Made, s: Scenario, at: Points) -> _Planned:
     if spec.draft_cache:
         near = np.minimum(kv, spec.draft_cache)
         own = replace(t, kv=replace(t.kv, place="device"))
-        jobs.append(Job(network, machine, [Tokens(running, 1.0, near)], own, t.reduction.layers))
+        jobs.append(Job(network, unscheduled(machine), [Tokens(running, 1.0, near)], own,
+                        t.reduction.layers))  # fmt: skip
     return _Planned(jobs, together, rounds, after, spec.draft_cache > 0)
 
 

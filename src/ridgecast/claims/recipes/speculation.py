@@ -16,6 +16,7 @@ from ...errors import InfeasibleError
 from ...models import Layout, get
 from ...models.network import Tokens
 from ...scenario import Host, Pass, Points, run_pass, solve_points
+from ...scenario.passes import unscheduled
 from ...scenario.solve import machine_of
 from ...techniques import Placement, Treatment
 from ...techniques.speculation import tokens_a_pass
@@ -31,10 +32,14 @@ _MID = _ISL + _OSL / 2.0
 
 
 def _step(model: str, on: str, tokens: float = 1.0, layout: Layout | None = None) -> Pass:
-    """One pass of a sequence that adds `tokens` tokens after 640."""
+    """One pass of a sequence that adds `tokens` tokens after 640: the device's time of it.
+
+    The host schedules once for all passes that draft and the one that checks.
+    """
     s = case(model, on, _ISL, _OSL, devices=layout.devices if layout else 1, layout=layout)
     made = s.made()
-    return run_pass(made.network, machine_of(made, s), [Tokens(1.0, tokens, _MID, tokens)])
+    machine = unscheduled(machine_of(made, s))
+    return run_pass(made.network, machine, [Tokens(1.0, tokens, _MID, tokens)])
 
 
 def _tpot(model: str, on: str, techniques: str | Treatment = "", **more: Any) -> float:
