@@ -4,17 +4,17 @@
 
 Aggregated points of Llama-3.1, Qwen3-32B and gpt-oss, copies dropped; each network weighs alike;
 the loss is the mean |log(predicted / measured)|, for times to the first token of the points whose
-protocol is published (InferenceX). Host time of a pass is fitted apart for InferenceX and for the
-machines of the other campaign. Prints what scenario/engines.toml and scenario/measured.py hold, the
-same with one network left out at a time and how well that serves the one left out, and the factors
-between which 90 % of the points lie when their network was left out.
+protocol is published (InferenceX). Host time of a prefill's kernel is fitted by engine (vLLM
+compiles passes, TensorRT-LLM does not); that of a pass apart for InferenceX and for the machines
+of the other campaign. Prints what scenario/engines.toml and scenario/measured.py hold, the same
+with one network left out at a time and how well that serves the one left out, and the factors
+between which 90 % of the points of a network lie that nothing was fitted on.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from ridgecast.accuracy.serving import TRAIN_MODELS, network
 from ridgecast.scenario.measured import Row, answer, prepare, rows_of
 from ridgecast.store import import_files, select
 
-FIRST = {
-    "prefill_launch": np.arange(0, 61e-6, 5e-6),
-    "pass_wait": np.arange(0, 8.1, 0.5),
-}
+LAUNCH = np.arange(0, 81e-6, 5e-6)
+EAGER = "trtllm"  # launches a prefill's kernels one by one, as other engines do but vLLM
+WAIT = np.arange(0, 8.1, 0.5)
 FACTOR = np.arange(0.9, 1.101, 0.01)
 HOST = np.arange(0, 1.61e-3, 0.1e-3)
 _T95 = {3: 2.920, 4: 2.353, 5: 2.132}  # 95 % of Student's t by number of networks
@@ -44,20 +43,20 @@ def main() -> None:
     nets = np.array([network(m) for m in table["model"]])
     use = np.isin(nets, TRAIN_MODELS) & table["valid"].astype(bool) & (table["mode"] == "agg")
     table, nets = select(table, np.flatnonzero(use)), nets[use]
-    fast = np.array([str(c).startswith("inferencex") for c in table["collection"]])
+    fast = campaign(table)
     rows = rows_of(table)
     if a.model:
         rows = [replace(r, scenario=replace(r.scenario, trained=a.model)) if isinstance(r, Row)
                 else r for r in rows]  # fmt: skip
     prepared = prepare(rows)
     best = fitted(prepared, table, nets, fast, np.ones(len(nets), bool))
-    print("all:", {k: round(v, 8) for k, v in best.items()})
-    out = answers(prepared, best, fast)
+    print("all:", shown(best))
+    out = answers(prepared, best, table)
     unseen = {name: out[name].copy() for name in out}
     for left in TRAIN_MODELS:
         found = fitted(prepared, table, nets, fast, nets != left)
-        print(f"without {left}:", {k: round(v, 8) for k, v in found.items()})
-        own = answers(prepared, found, fast)
+        print(f"without {left}:", shown(found))
+        own = answers(prepared, found, table)
         print(*(f"  {t}: median {100 * median(own[f'{t}_s'], table[f'{t}_s'], nets == left):.1f} % "
                 f"({100 * median(out[f'{t}_s'], table[f'{t}_s'], nets == left):.1f} % with it)"
                 for t in ("tpot", "ttft")), sep="\n")  # fmt: skip
@@ -68,19 +67,23 @@ def main() -> None:
         print(f"{name}: ends for a new network, measured / predicted {ends(ratio, nets).round(3)}")
 
 
+def shown(best: dict[str, Any]) -> dict[str, Any]:
+    """Constants, rounded."""
+    return {k: shown(v) if isinstance(v, dict) else round(v, 8) for k, v in best.items()}
+
+
 def fitted(
     prepared: Any, table: Any, nets: np.ndarray, fast: np.ndarray, rows: np.ndarray
-) -> dict[str, float]:
-    """Search the grids; `local_host` is the host time of points that are not of InferenceX."""
-    best: dict[str, float] = {}
+) -> dict[str, Any]:
+    """Search the grids; `local_host` is the host time of points that are not of InferenceX.
+
+    `prefill_launch` is by engine.
+    """
+    best: dict[str, Any] = {}
     for _ in range(ROUNDS):
-        kept = {k: v for k, v in best.items() if k not in FIRST and k != "local_host"}
-        points = [dict(zip(FIRST, p, strict=True)) for p in product(*FIRST.values())]
-        chosen = rows & fast
-        losses = [loss(answer(*prepared, kept | p)["ttft_s"], table["ttft_s"], nets, chosen)
-                  for p in points]  # fmt: skip
-        best |= points[int(np.argmin(losses))]
-        kept = {k: best[k] for k in FIRST}
+        passes = {k: best[k] for k in ("decode_factor", "pass_host") if k in best}
+        best |= first_token(prepared, table, nets, rows & fast, passes)
+        kept = {"pass_wait": best["pass_wait"]}
         found = []
         for factor in FACTOR:
             times = [answer(*prepared, kept | {"decode_factor": factor, "pass_host": h})["tpot_s"]
@@ -90,19 +93,51 @@ def fitted(
                 each = [loss(t, table["tpot_s"], nets, part, rows) for t in times]
                 at = int(np.argmin(each))
                 ends.append((each[at], float(HOST[at])))
-            total = ends[0][0] + ends[1][0]
-            found.append((total, float(factor), ends[0][1], ends[1][1]))
+            found.append((ends[0][0] + ends[1][0], float(factor), ends[0][1], ends[1][1]))
         _, factor, host, local = min(found)
         best |= {"decode_factor": factor, "pass_host": host, "local_host": local}
     return best
 
 
-def answers(prepared: Any, best: dict[str, float], fast: np.ndarray) -> dict[str, np.ndarray]:
-    """Answer all rows, each with the host time of its campaign."""
-    shared = {k: v for k, v in best.items() if k != "local_host"}
-    here = answer(*prepared, shared)
-    there = answer(*prepared, shared | {"pass_host": best["local_host"]})
-    return {k: np.where(fast, here[k], there[k]) for k in ("ttft_s", "tpot_s")}
+def first_token(
+    prepared: Any, table: Any, nets: np.ndarray, rows: np.ndarray, kept: dict[str, float]
+) -> dict[str, Any]:
+    """Search what a request waits for, and each engine's host time of a prefill's kernel."""
+    engines = table["engine"].astype(str)
+    found = []
+    for wait in WAIT:
+        times = [answer(*prepared, kept | {"prefill_launch": x, "pass_wait": wait})["ttft_s"]
+                 for x in LAUNCH]  # fmt: skip
+        total, launch = 0.0, {}
+        for name in np.unique(engines[rows]):
+            each = [loss(t, table["ttft_s"], nets, rows & (engines == name), rows) for t in times]
+            total, launch[str(name)] = total + min(each), float(LAUNCH[int(np.argmin(each))])
+        found.append((total, float(wait), launch))
+    _, wait, launch = min(found, key=lambda each: each[0])
+    return {"prefill_launch": launch, "pass_wait": wait}
+
+
+def answers(prepared: Any, best: dict[str, Any], table: Any) -> dict[str, np.ndarray]:
+    """Answer all rows, each with the host time of its campaign and its engine's launches."""
+    engines = table["engine"].astype(str)
+    fast = campaign(table)
+    out = {k: np.full(len(fast), np.nan) for k in ("ttft_s", "tpot_s")}
+    for name in np.unique(engines):
+        for part, host in ((fast, "pass_host"), (~fast, "local_host")):
+            launch = best["prefill_launch"].get(str(name), best["prefill_launch"][EAGER])
+            own = answer(*prepared, {
+                "pass_wait": best["pass_wait"], "decode_factor": best["decode_factor"],
+                "pass_host": best[host], "prefill_launch": launch,
+            })  # fmt: skip
+            rows = part & (engines == name)
+            for k, values in out.items():
+                values[rows] = own[k][rows]
+    return out
+
+
+def campaign(table: Any) -> np.ndarray:
+    """Tell points of InferenceX, whose protocol is published."""
+    return np.array([str(c).startswith("inferencex") for c in table["collection"]])
 
 
 def loss(

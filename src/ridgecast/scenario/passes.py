@@ -284,7 +284,7 @@ def _around(job: Job, timed: Timed) -> Pass:
 def _beside(timed: Timed, engine: Engine, groups: Sequence[Any]) -> F64:
     """Seconds that hide where an engine runs parts on a second stream while a layer's experts run.
 
-    The shorter of the two hides, as far as memory can deliver both.
+    The shorter of the two hides in steps of few tokens, as far as memory can deliver both.
     """
     second = np.array([c.part in engine.beside for c in timed.calls])
     if not second.any():
@@ -293,7 +293,9 @@ def _beside(timed: Timed, engine: Engine, groups: Sequence[Any]) -> F64:
     one, other = (timed.time[k].sum(axis=0) for k in (first, second))
     least = timed.least[first | second].sum(axis=0)
     hidden = np.clip(np.minimum(np.minimum(one, other), one + other - least), 0.0, None)
-    return np.where(new_tokens(groups) <= engine.beside_tokens, hidden, 0.0)
+    steps = [_decoding(g) | (np.asarray(g.batch) == 0) for g in groups]  # as graphs are captured
+    few = new_tokens(groups) <= engine.beside_tokens
+    return np.where(few & np.logical_and.reduce(steps), hidden, 0.0)
 
 
 def _side_by_side(timed: Timed, comm: npt.NDArray[np.bool_], t: Treatment) -> F64:
