@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ridgecast.errors import SpecError
 from ridgecast.models.network import Layout
 from ridgecast.predict.bundle import SHIPPED, open_bundle
 from ridgecast.scenario import Points, Scenario, Traffic, evaluate, solve_points
@@ -65,8 +66,10 @@ def test_of_releases_the_last_before_counts_or_else_the_oldest(until, found):
 
 
 def test_an_older_all_reduce_makes_a_slower_service():
-    newest = engine("sglang")
-    assert tpot(replace(newest, release="0.5.9"), batch=4) > 1.01 * tpot(newest, batch=4)
+    assert tpot("sglang:0.5.9", batch=4) > 1.01 * tpot("sglang", batch=4)
+    assert engine("TensorRT-LLM:1.2.0rc5").release == "1.2.0rc5"
+    with pytest.raises(SpecError, match="need a number"):
+        engine("sglang:main")
 
 
 def test_rows_are_of_the_published_checkpoint_and_constants_shift_prepared_passes():

@@ -23,7 +23,9 @@ Model = Annotated[str, typer.Argument(help="A shipped name, a config.json, or a 
 Isl = Annotated[int, typer.Option(help="Prompt tokens of a request.")]
 Osl = Annotated[int, typer.Option(help="Output tokens of a request.")]
 InFlight = Annotated[str, typer.Option(help="Requests in flight on each replica, or max.")]
-Engine = Annotated[str, typer.Option(help="vllm, sglang, trtllm or hf.")]
+Engine = Annotated[
+    str, typer.Option(help="vllm, sglang, trtllm or hf; as of a release: sglang:0.5.9.")
+]
 WeightDtype = Annotated[
     str, typer.Option(help="Format of weights and products; by default as published.")
 ]

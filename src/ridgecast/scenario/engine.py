@@ -5,6 +5,7 @@ Owns reading `engines.toml` (each number with its kind and source) into `Engine`
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -91,8 +92,16 @@ def engine_names() -> list[str]:
 
 
 def engine(name: str) -> Engine:
-    """Look up a profile. Raises SpecError with the nearest three names."""
+    """Look up a profile, as "sglang" or, at a release, "sglang:0.5.9".
+
+    Raises SpecError with the nearest three names, or for a release that is no number.
+    """
     tables = _tables()
+    name, _, release = name.strip().partition(":")
+    if release and not re.match(r"\d+(\.\d+)*", release):
+        raise SpecError(
+            f"engine: got release {release!r} of {name}, need a number, as {name}:0.5.9"
+        )
     key = name.strip().lower().replace("-", "").replace("_", "")
     key = {"tensorrtllm": "trtllm", "huggingface": "hf", "transformers": "hf"}.get(key, key)
     if key not in tables or key == "all":
@@ -106,7 +115,7 @@ def engine(name: str) -> Engine:
     strange = sorted(set(values) - known)
     if strange:
         raise SpecError(f"engines.toml: {key}: unknown field {strange[0]}")
-    return Engine(name=key, **values)
+    return Engine(name=key, release=release, **values)
 
 
 def engine_sources(name: str) -> dict[str, dict[str, Any]]:
