@@ -220,3 +220,17 @@ def test_runs_say_whether_aggregated_points_drafted(tmp_path):
     assert out["speculative"].tolist() == ["mtp", "none", "", "either", "mtp", "mtp"]
     assert out["drafted"].tolist()[3:] == [2, 2, 3]
     assert out["collection"][5] == "inferencex_gap"  # that export repeats InferenceX's points
+
+
+def test_runs_say_whether_points_apart_drafted(tmp_path):
+    r1 = dict(model_path="deepseek-ai/DeepSeek-R1", mode="disagg", backend_version="0.5.8.post1",
+              batch_size=np.nan, **sizes("decode_", 8, 1, 1, 8, 1))  # fmt: skip
+    first, later = (MARCH.replace("2026-03-04", d) for d in ("2026-02-07", "2026-02-13"))
+    rows = [
+        row("a_disagg_1", MARCH, system="gb200", **r1), row("b_disagg_2", first, **r1),
+        row("c_disagg_3", first, system="b200_sxm", **r1),
+        row("d_disagg_4", later, system="b200_sxm", **r1),
+        row("e_disagg_5", first, system="b200_sxm", **r1 | {"moe_quant_mode": "nvfp4"}),
+    ]  # fmt: skip
+    out = imported(tmp_path, *(dict(r, silicon_tpot_ms=9.0 + i) for i, r in enumerate(rows)))
+    assert out["speculative"].tolist() == ["none", "", "none", "mtp", ""]

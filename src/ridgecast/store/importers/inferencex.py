@@ -25,10 +25,11 @@ _FP4 = ("nvfp4", "mxfp4")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What told whether aggregated points drafted: `speculative` is "mtp", "none" or "either".
+    """What told whether points drafted: `speculative` is "mtp", "none" or "either".
 
-    `version` of the engine; `day` of the run, `form`, `layout` (tp, ep), `devices` and `above` (a
-    concurrency that no run without drafting reached) where they matter; `drafted` as of `Recipe`.
+    `version` of the engine ("": any); `day` of the run, `form`, `layout` (tp, ep), `devices` and
+    `above` (a concurrency that no run without drafting reached) where they matter; `drafted` as
+    of `Recipe`.
     """
 
     network: str
@@ -59,6 +60,18 @@ _RUNS = (
         drafted=2),
     Run("qwen3.5", "sglang", "0.5.9", "mtp", form="fp8", devices=("b200_sxm", "b300_sxm"),
         layout=(4, 1), drafted=3),
+)  # fmt: skip
+
+
+# Apart, from the same source: SGLang on GB200 and GB300 was published without drafting alone [257,
+# 335, 633, 635, 636]; R1 in fp8 on B200 was first run without [658], and on the day of its
+# configurations with drafting with it [667, 691, 697].
+_APART = (
+    Run("dsr1", "sglang", "", "none", devices=("gb200", "gb300")),
+    Run("dsr1", "sglang", "0.5.8.post1", "none", day="2026-02-07", form="fp8",
+        devices=("b200_sxm",)),
+    Run("dsr1", "sglang", "0.5.8.post1", "mtp", day="2026-02-13", form="fp8",
+        devices=("b200_sxm",)),
 )  # fmt: skip
 
 
@@ -134,13 +147,13 @@ def fill(out: Table) -> Table:
     for row in range(rows):
         if out["mode"][row] != "disagg":
             source[row] = "row"
-            speculative[row], drafted[row] = _by_run(out, row)
+            speculative[row], drafted[row] = _by_run(out, row, _RUNS)
             continue
         stated = bool(np.isfinite(out["decode_workers"][row]))
         source[row] = "row" if stated else ""
         fits = [r for r in recipes().get(_key(out, row), ()) if _agrees(out, row, r)]
         ways = {r.speculative for r in fits}
-        speculative[row] = ways.pop() if len(ways) == 1 else ""
+        speculative[row] = ways.pop() if len(ways) == 1 else _by_run(out, row, _APART)[0]
         slots[row] = _one({_slots(r) for r in fits})
         drafted[row] = _one({r.drafted for r in fits if r.speculative == "mtp"})
         if len({(r.prefill, r.decode) for r in fits}) == 1 and not stated:
@@ -220,16 +233,17 @@ def _distance(out: Table, row: int, key: Key, theirs: Key, recipe: Recipe) -> fl
     return total
 
 
-def _by_run(out: Table, row: int) -> tuple[str, float]:
-    """Drafting of an aggregated point, and how many tokens; "" and NaN where no run tells."""
+def _by_run(out: Table, row: int, runs: tuple[Run, ...]) -> tuple[str, float]:
+    """Drafting of a point, and how many tokens; "" and NaN where no run tells."""
     model, day = str(out["model"][row]), str(out["measured"][row])
     network = "qwen3.5" if "qwen3.5-397b" in model.lower() else _network(model)
     form = "fp4" if out["moe_format"][row] in _FP4 else str(out["moe_format"][row])[:3]
-    named = (network, str(out["engine"][row]), str(out["engine_version"][row]))
+    named = (network, str(out["engine"][row]))
+    version = str(out["engine_version"][row])
     layout = (float(out["tp"][row]), float(out["ep"][row]))
-    for run in _RUNS if str(out["collection"][row]).startswith("inferencex") else ():
+    for run in runs if str(out["collection"][row]).startswith("inferencex") else ():
         if (
-            named == (run.network, run.engine, run.version)
+            named == (run.network, run.engine) and run.version in ("", version)
             and run.day in ("", day) and run.form in ("", form)
             and out["hardware"][row] in (run.devices or (out["hardware"][row],))
             and run.layout in (None, layout) and float(out["concurrency"][row]) > run.above
