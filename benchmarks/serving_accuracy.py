@@ -79,7 +79,7 @@ def write(lines: dict[str, list[str]], answered: float) -> None:
     text = (
         "**Models in service.** Time per output token and to the first token on measured "
         "services: median / mean / 90 % quantile of |predicted / measured - 1| (truths in a "
-        "hundred inside the 90 % interval). `unseen_network`: the three constants of engine "
+        "hundred inside the 90 % interval). `unseen_network`: the constants of engine "
         "profiles are fitted on Llama-3.1, Qwen3-32B and gpt-oss, the others are DeepSeek, "
         "Kimi, MiniMax, GLM-5, Qwen3.5 and Qwen3-235B. Copies are dropped; "
         f"{100 * answered:.1f} % of the rows are answered. What the measuring scripts made "

@@ -32,9 +32,9 @@ FOLDERS = {"attention": "attention", "moe": "moe", "collective": "comm"}
 # Tables of the installed package, device/family/framework/version/file. Latent attention is of the
 # one stack whose tables are complete on all devices, in 16 bits and fp8; on Hopper it is the
 # fastest by far, on Blackwell within a tenth of SGLang, which runs the same kernels there. Its
-# attention over keys and values ("dense") takes 0.4 to 0.65 of vLLM's time with an fp8 cache on
-# Hopper. SGLang's all-reduce was made 1.4 to 1.8 times faster between 0.5.10 and 0.5.14; services
-# state which they ran.
+# attention over keys and values ("dense") takes 0.44 to 0.66 of vLLM's time with an fp8 cache on
+# Hopper (medians of the tables by batch). SGLang's all-reduce was made faster between 0.5.10 and
+# 0.5.14 (1.4 to 1.8 times on B200); services state which they ran.
 PACKAGE = {
     "latent": ("*/mla/trtllm/1.3.0rc20/context_mla_perf.parquet",
                "*/mla/trtllm/1.3.0rc20/generation_mla_perf.parquet"),
@@ -49,7 +49,9 @@ PACKAGE = {
                    "*b300*/comm/vllm/0.24.0/custom_allreduce_perf.parquet"),
     "engine": (*(f"{device}/comm/{stack}/custom_allreduce_perf.parquet"
                  for device in ("gb?00", "b?00_sxm", "h?00_sxm")
-                 for stack in ("trtllm/1.3.0rc20", "sglang/0.5.14", "sglang/0.5.10")),
+                 for stack in ("trtllm/1.3.0rc20", "sglang/0.5.14")),
+               *(f"{device}/comm/sglang/0.5.10/custom_allreduce_perf.parquet"
+                 for device in ("b?00_sxm", "h?00_sxm")),  # on GB200 and GB300 of 2 and 4 devices
                "gb200/comm/vllm/0.24.0/custom_allreduce_perf.parquet",
                "gb300/comm/vllm/0.27.0/custom_allreduce_perf.parquet"),
     "fp8_block": ("gb?00/moe/trtllm/1.3.0rc20/moe_perf.parquet",),
@@ -120,7 +122,7 @@ def lent(lines: list[dict]) -> list[dict]:
         for line in lines:
             engine = line["collection"].split("/")[1].split("-")[0]
             own = [e for e in lines if e["hardware"] == device and f"/{engine}-" in e["collection"]]
-            if line["hardware"] == other and own and line["rows"] > own[0]["rows"]:
+            if line["hardware"] == other and own:
                 told = f"{own[0]['collection']}/from-{other}"
                 rows = [{"kind": "all_reduce", "gpus": n, "gpus_per_node": n} for n in counts]
                 out.append(line | {"hardware": device, "collection": told, "scores": [],

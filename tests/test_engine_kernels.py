@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from ridgecast.errors import SpecError
-from ridgecast.models.network import Layout
+from ridgecast.models.network import Layout, Tokens
 from ridgecast.predict.bundle import SHIPPED, open_bundle
 from ridgecast.scenario import Points, Scenario, Traffic, evaluate, solve_points
+from ridgecast.scenario.detail import pieces_of
 from ridgecast.scenario.engine import engine
 from ridgecast.scenario.measured import answer, prepare, rows_of
+from ridgecast.scenario.passes import Job, run_passes
+from ridgecast.scenario.solve import machine_of
 from ridgecast.store import import_files, select
+from ridgecast.techniques import Treatment
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/silicon/serving_end_to_end.csv"
 
@@ -31,6 +35,39 @@ def test_shared_experts_beside_the_routed_ones_save_what_was_published():
     assert 0.02 < 1.0 - tpot(both) / tpot(alone) < 0.10
     # beyond the tokens that the second stream is for, nothing hides
     assert tpot(both, batch=512) == pytest.approx(tpot(alone, batch=512), rel=1e-9)
+
+
+def one_pass(model, on, layout, groups, treatment=None, **engine_changes):
+    s = Scenario(
+        model, on, layout.devices, layout, engine=replace(engine("vllm"), **engine_changes)
+    )
+    job = Job(s.made().network, machine_of(s.made(), s), groups, treatment or Treatment())
+    return job, run_passes([job])[0]
+
+
+def test_what_runs_beside_works_and_takes_its_bytes_from_memory():
+    few = [Tokens(4.0, 1.0, 640.0), Tokens(np.array([0.0, 1.0]), 1.0, 640.0)]  # shapes may differ
+    for model, on, tp in (("deepseek-r1", "b200_sxm", 8), ("qwen1.5-moe-a2.7b", "l40s", 1)):
+        job, both = one_pass(model, on, Layout(tp=tp), few)
+        _, alone = one_pass(model, on, Layout(tp=tp), few, beside=())
+        shared = np.array([c.part == "shared_expert" for c in both.timed.calls])
+        own, least = (x[shared].sum(axis=0) for x in (both.timed.time, both.timed.least))
+        assert (alone.time - both.time == pytest.approx(both.beside)) and (both.beside > 0).all()
+        assert (both.beside <= own - least + 1e-12).all()
+        assert both.energy == pytest.approx(alone.energy, rel=0.01)
+        pieces = pieces_of(job, both)
+        assert sum(p.time - p.beside for p in pieces) == pytest.approx(both.time[0])
+        assert not any("scaled" in p.note for p in pieces)
+        assert {p.name for p in pieces if p.beside > 0} == {"shared_expert"}
+
+
+def test_a_pass_is_no_shorter_than_what_it_sends():
+    layout = Layout(dp=16, ep=16)
+    _, run = one_pass("deepseek-v2-lite", "l40s", layout, [Tokens(128.0, 1.0, 640.0)],
+                      Treatment(comm_overlap=1.0))  # fmt: skip
+    sent = sum(float(run.timed.time[i, 0]) for i, c in enumerate(run.timed.calls)
+               if c.op in ("collective", "transfer"))  # fmt: skip
+    assert run.time[0] >= sent
 
 
 def reasons(model, software):
@@ -60,7 +97,7 @@ def test_products_that_hold_the_hosts_launches_are_no_engines():
                                          ("0.5.10", "0.5.10"), ("0.5.5", "0.5.10")])  # fmt: skip
 def test_of_releases_the_last_before_counts_or_else_the_oldest(until, found):
     name = open_bundle(SHIPPED).collection_of(
-        "collective", "gb200", "/sglang-", but=("/dispatch", "/combine"), until=until
+        "collective", "b200_sxm", "/sglang-", but=("/dispatch", "/combine"), until=until
     )
     assert f"/sglang-{found}/" in name and name.endswith("/graph")
 
@@ -76,10 +113,12 @@ def test_rows_are_of_the_published_checkpoint_and_constants_shift_prepared_passe
     if not DATA.exists():
         pytest.skip("needs the measured serving points beside the checkout (shared/data)")
     table = import_files([DATA])
-    use = (table["engine"] == "vllm") & (table["mode"] == "agg") & table["valid"].astype(bool)
-    fp4 = use & (table["gemm_format"] == "nvfp4")
-    rows = rows_of(select(table, np.flatnonzero(fp4)[:40]))
-    assert all(r.scenario.model.endswith("-nvfp4") and not r.scenario.dtype for r in rows)
+    moe = table["moe_format"].astype(str) == "nvfp4"
+    fp4 = (table["gemm_format"].astype(str) == "nvfp4") & moe & table["valid"].astype(bool)
+    every = [r for r in rows_of(select(table, np.flatnonzero(fp4))) if not isinstance(r, str)]
+    plain = {r.scenario.model for r in every if not r.scenario.model.endswith("-nvfp4")}
+    assert plain == {"meta-llama/Llama-3.1-70B"}  # quantised throughout, and not shipped so
+    rows = [r for r in every if r.prefill is None][:40]
     later = [replace(r, scenario=replace(r.scenario, engine=replace(
         r.scenario.engine, pass_host=1e-3))) for r in rows]  # fmt: skip
     for name in ("tpot_s", "ttft_s"):

@@ -266,7 +266,7 @@ class Bundle:
             and not any(word in e["collection"] for word in but)
         ]  # fmt: skip
         if until and found:
-            named = _release(f"-{until}")
+            named = _release(f"/-{until}")
             oldest = min(_release(e["collection"]) for e in found)
             found = [e for e in found if _release(e["collection"]) <= max(named, oldest)]
         return str(max(found, key=_preference)["collection"]) if found and all(words) else ""
@@ -414,6 +414,6 @@ def _open(folder: Path, stamp: int) -> Bundle:
 
 
 def _release(collection: str) -> tuple[int, ...]:
-    """Numbers of the release that a collection's name states: (0, 5, 10) of sglang-0.5.10."""
-    stated = re.search(r"-(\d+(?:\.\d+)*)", collection)
+    """Numbers of the release that a collection states: (0, 5, 10) of lab/sglang-0.5.10/device."""
+    stated = re.search(r"/[a-z]*-(\d+(?:\.\d+)*)", collection)
     return tuple(int(part) for part in stated.group(1).split(".")) if stated else ()

@@ -111,7 +111,7 @@ def pieces_of(job: Job, run: Pass, point: int = 0) -> list[Piece]:
     """
     layers, shares = _order(job, run.timed, point)
     pp = job.machine.layout.pp
-    beside = _beside(run, point, job.treatment.batching.unit_overlap)
+    beside = _beside(job, run, point)
     mean = _mean_power(run.timed, point)
     pieces: list[Piece] = []
     for one in shares:
@@ -159,22 +159,30 @@ def _mean_power(timed: Timed, point: int) -> float | None:
     return float(timed.energy[known, point].sum()) / lasted if lasted > 0.0 else None
 
 
-def _beside(run: Pass, point: int, unit_overlap: float) -> dict[int, float]:
+def _beside(job: Job, run: Pass, point: int) -> dict[int, float]:
     """Share of each timed call that hides behind others; which of them it is, is not modelled.
 
-    Collectives hide alike; with kernels side by side, all kinds but the longest (compute, memory,
-    links) do.
+    What an engine runs on a second stream hides first. Of the rest collectives hide alike; with
+    kernels side by side, all kinds but the longest (compute, memory, links) do.
     """
-    hidden = -float(run.parts.get("overlapped", np.zeros(point + 1))[point])
-    if hidden <= 0.0:
-        return {}
-    timed = run.timed
+    timed, second = run.timed, float(run.beside[point])
+    found = {i: 0.0 for i, c in enumerate(timed.calls) if c.part in job.machine.engine.beside}
+    theirs = sum(float(timed.time[i, point]) for i in found)
+    found = {i: min(second / theirs, 1.0) for i in found} if theirs > 0.0 else {}
+    hidden = -float(run.parts.get("overlapped", np.zeros(point + 1))[point]) - second
+    if hidden <= 1e-12 * float(run.time[point]):
+        return found if second > 0.0 else {}
     comm = np.array([c.op in _COMM for c in timed.calls])
     kinds = np.where(comm, 2, np.where(timed.limiter[:, point] == "compute", 0, 1))
-    taken = [float(timed.time[kinds == k, point].sum()) for k in range(3)]
-    able = [k for k in range(3) if k != int(np.argmax(taken))] if unit_overlap else [2]
-    share = hidden / max(sum(taken[k] for k in able), 1e-300)
-    return {int(i): min(share, 1.0) for i in np.flatnonzero(np.isin(kinds, able))}
+    left = timed.time[:, point] * np.array([1.0 - found.get(i, 0.0) for i in range(len(comm))])
+    taken = [float(left[kinds == k].sum()) for k in range(3)]
+    sideways = job.treatment.batching.unit_overlap
+    able = [k for k in range(3) if k != int(np.argmax(taken))] if sideways else [2]
+    share = min(hidden / max(sum(taken[k] for k in able), 1e-300), 1.0)
+    for i in np.flatnonzero(np.isin(kinds, able)):
+        own = found.get(int(i), 0.0)
+        found[int(i)] = own + (1.0 - own) * share
+    return found
 
 
 def _around(pieces: list[Piece], run: Pass, point: int, job: Job) -> list[Piece]:

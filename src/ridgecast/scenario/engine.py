@@ -24,7 +24,7 @@ _FILE = Path(__file__).with_name("engines.toml")
 class Engine:
     """What an engine does and costs; times in s, memory in B.
 
-    `release` is the last one whose measured kernels count ("": the newest there are).
+    `release` is the last one whose measured all-reduces count ("": the newest there are), a number.
     `chunk` tokens of prefill a pass at most (0: no limit), `mixed`: prefill and decode share a
     pass, `continuous`: finished requests are replaced at once (else batches are static).
     `pass_host` is host time a pass that no device work hides, `layer_host` the same a layer;

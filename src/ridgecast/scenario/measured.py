@@ -36,6 +36,7 @@ MEAN_LENGTH = 0.9
 _ACCEPTED = {1.0: 1.8, 2.0: 2.18, 3.0: 2.44}
 _NEWEST = {"sglang": "0.5.10"}  # releases when the campaigns ended (April 2026), if of consequence
 _PUBLISHED = {"nvfp4": "-nvfp4", "fp8_e4m3": "-fp8"}  # how checkpoints in a format are named
+_ALIKE = {"deepseek-v3": "deepseek-r1"}  # exports name R1's runs so, too
 _MODULE = 1.0 / 61.0  # one of 62 layers
 _INFERENCEX = "inferencex"
 _NVL = 72  # devices that one NVLink domain of GB200 and GB300 joins
@@ -51,9 +52,9 @@ _GROUPS_WAIT = 60.0
 # with all prompts at once (Qwen3-32B: one round), but those of 8B models are out of step
 # (Llama-3.1-8B: endless rounds).
 _SLOT = 0.8
-# Seconds of the host a pass on the machines of that campaign, whichever engine (fitted like the
-# profiles' pass_host, on the same networks; 1.0 to 1.3 ms with one left out)
-_LOCAL_HOST = 1.0e-3
+# Seconds of the host a pass on the machines of other campaigns, whichever engine (fitted like the
+# profiles' pass_host, on the same networks; 1.1 to 1.2 ms with one left out)
+_OTHER_HOST = 1.0e-3
 # Where the workers of a row are those of the nearest recipe: half of what holds 90 % of log(time
 # predicted with the nearest / with the true recipe), tpot and ttft, of 381 rows whose recipe is
 # known and was hidden with all of its concurrency (benchmarks/serving_doubt.py; no measured time)
@@ -165,8 +166,8 @@ def _scenario(
     model, linear, experts = _checkpoint(r)
     software = engine(str(r["engine"]))
     software = replace(software, release=_release(software.name, str(r["engine_version"])))
-    if r["collection"] == "local":
-        software = replace(software, pass_host=_LOCAL_HOST)
+    if not str(r["collection"]).startswith(_INFERENCEX):
+        software = replace(software, pass_host=_OTHER_HOST)
     return Scenario(
         model, str(r["hardware"]), layout.devices, layout, engine=software, dtype=linear,
         experts=experts, kv_dtype=_cache(r), techniques=t,
@@ -188,7 +189,8 @@ def _checkpoint(r: Mapping[str, object]) -> tuple[str, str, str]:
     tail = _PUBLISHED.get(str(r["gemm_format"]))
     try:
         if tail:
-            return shipped(shipped(model) + tail), "", ""
+            name = shipped(model).removesuffix(tail)
+            return shipped(_ALIKE.get(name, name) + tail), "", ""
     except SpecError:
         pass  # this network has no such checkpoint of its own
     return model, _linear(r), str(r["moe_format"])
@@ -307,7 +309,7 @@ def answer(
 ) -> Table:
     """Make times of prepared rows; `constants` replace those of every engine (for fitting).
 
-    Of host time, passes were prepared with what the profiles say; a constant shifts them.
+    Host time of passes is as prepared; a constant shifts those of aggregated rows.
     """
     names = ("ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s", "tpot_high_s")
     out: Table = {name: np.full(len(reasons), np.nan) for name in names}

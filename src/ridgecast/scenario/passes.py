@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class Pass:
     parts: dict[str, F64]
     timed: Timed
     launches: F64
+    beside: F64
+    """Seconds of parts on a second stream that hide behind a layer's experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,9 @@ def run_pass(
 def run_passes(jobs: Sequence[Job]) -> list[Pass]:
     """Time many passes with one table of predictions.
 
-    Kernels run one after another; collectives hide behind compute as far as the treatment says;
-    fetched weights and cache take the link (beside the compute where overlapped); host work adds.
+    Kernels run one after another, but for what an engine runs on a second stream; collectives hide
+    behind compute as far as the treatment says; fetched weights and cache take the link (beside the
+    compute where overlapped); host work adds.
     All jobs share the trained models and the level of the first. Raises NoDataError where a kernel
     cannot be answered, InfeasibleError for an impossible layout.
     """
@@ -251,7 +255,8 @@ def _around(job: Job, timed: Timed) -> Pass:
     parts = timed.by_part()
     gpu = timed.time[~comm].sum(axis=0)
     sent = timed.time[comm].sum(axis=0)
-    hidden = np.minimum(sent * t.comm_overlap, gpu) + _beside(timed, machine.engine, groups)
+    beside = _beside(timed, machine, groups)
+    hidden = beside + np.minimum(sent * t.comm_overlap, gpu - beside)
     hidden = np.maximum(hidden, _side_by_side(timed, comm, t))
     launches = _launches(timed) * t.launches
     host = _host_time(machine.engine, t, launches, network)
@@ -276,26 +281,27 @@ def _around(job: Job, timed: Timed) -> Pass:
                         ("overlapped", -hidden)):  # fmt: skip
         if np.any(value != 0.0):
             parts[name] = np.broadcast_to(value, time.shape)
-    energy = _energy(timed, machine, time, busy)
+    energy = _energy(timed, machine, busy + beside, np.maximum(time - busy, 0.0))
     ends = (np.minimum(low, time), np.maximum(high, time))
-    return Pass(time, *ends, energy, parts, timed, launches)
+    return Pass(time, *ends, energy, parts, timed, launches, np.minimum(beside, hidden))
 
 
-def _beside(timed: Timed, engine: Engine, groups: Sequence[Any]) -> F64:
+def _beside(timed: Timed, machine: Machine, groups: Sequence[Any]) -> F64:
     """Seconds that hide where an engine runs parts on a second stream while a layer's experts run.
 
-    The shorter of the two hides in steps of few tokens, as far as memory can deliver both.
+    The shorter of the two hides in steps of few tokens a device, but for what it takes from memory,
+    which the routed experts are taken to keep busy.
     """
+    engine = machine.engine
     second = np.array([c.part in engine.beside for c in timed.calls])
     if not second.any():
         return np.zeros(timed.time.shape[1])
     first = np.array([c.part in _ROUTED for c in timed.calls])
     one, other = (timed.time[k].sum(axis=0) for k in (first, second))
-    least = timed.least[first | second].sum(axis=0)
-    hidden = np.clip(np.minimum(np.minimum(one, other), one + other - least), 0.0, None)
+    hidden = np.minimum(one, np.maximum(other - timed.least[second].sum(axis=0), 0.0))
     steps = [_decoding(g) | (np.asarray(g.batch) == 0) for g in groups]  # as graphs are captured
-    few = new_tokens(groups) <= engine.beside_tokens
-    return np.where(few & np.logical_and.reduce(steps), hidden, 0.0)
+    few = new_tokens(groups) / machine.layout.dp <= engine.beside_tokens
+    return np.where(few & reduce(np.logical_and, steps), hidden, 0.0)
 
 
 def _side_by_side(timed: Timed, comm: npt.NDArray[np.bool_], t: Treatment) -> F64:
@@ -366,8 +372,8 @@ def idle_power(hardware: Hardware) -> float:
     return PowerModel.load().basis_of(hardware).idle * hardware.board_power
 
 
-def _energy(timed: Timed, machine: Machine, time: F64, busy: F64) -> F64:
-    """Joules of all devices of the replica: kernels by the power model, waiting at idle power.
+def _energy(timed: Timed, machine: Machine, worked: F64, idle: F64) -> F64:
+    """Joules of all devices of the replica in `worked` s of kernels and `idle` s of waiting.
 
     Kernels whose power is not known draw the mean of those that are; NaN where none is.
     """
@@ -375,6 +381,6 @@ def _energy(timed: Timed, machine: Machine, time: F64, busy: F64) -> F64:
     spent = np.where(known, timed.energy, 0.0).sum(axis=0)
     lasted = np.where(known, timed.time, 0.0).sum(axis=0)
     power = np.where(lasted > 0, spent / np.where(lasted > 0, lasted, 1.0), np.nan)
-    idle = idle_power(machine.hardware)
+    waiting = idle_power(machine.hardware)
     devices = machine.layout.stage_devices  # other stages work on other passes meanwhile
-    return (power * busy + idle * np.maximum(time - busy, 0.0)) * devices
+    return (power * worked + waiting * idle) * devices

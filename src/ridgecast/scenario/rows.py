@@ -50,7 +50,7 @@ class Case:
 
     `skew` is how tokens spread over experts (distribution, exponent); `collections` names the
     measured collection to use by op; `engine` is whose own kernels run, where they were measured,
-    and `release` the last release of it whose measurements count ("": all).
+    and `release` the last release of it whose measured all-reduces count ("": all).
     """
 
     calls: Sequence[Call]
