@@ -26,7 +26,7 @@ import numpy as np
 from ridgecast.predict.prior import fit_prior, save_prior
 from ridgecast.predict.train import _fit_all, _jobs, _version, dtype_transfer, sibling_transfer
 from ridgecast.predict.utilisation import FitOptions
-from ridgecast.store import Table, concat, import_files, map_text, select
+from ridgecast.store import Table, concat, import_files, map_text, read_table, select
 from ridgecast.store.importers import aiconfigurator_core as core
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ridgecast" / "predict" / "trained"
@@ -83,8 +83,11 @@ def static(table: Table) -> Table:
     for device in np.unique(table["hardware"][mine].astype(str)):
         own = select(table, np.flatnonzero(mine & (table["hardware"].astype(str) == device)))
         (path,) = core.files(f"{device}/quantize/trtllm/1.3.0rc20/computescale_perf.parquet")
-        m, k, cost = _scale_costs(path)
-        found = dict(zip(zip(m, k, strict=True), cost, strict=True))
+        costs = read_table(path)
+        costs = select(costs, np.flatnonzero(costs["quant_dtype"].astype(str) == "fp8"))
+        found: dict[tuple[int, int], float] = {}
+        for m, k, ms in zip(costs["m"], costs["k"], costs["latency"], strict=True):
+            found[int(m), int(k)] = min(ms * 1e-3, found.get((int(m), int(k)), np.inf))
         pairs = zip(own["m"].astype(int), own["k"].astype(int), strict=True)
         scale = np.array([found.get(pair, np.nan) for pair in pairs])
         good = np.flatnonzero(scale < 0.9 * own["time_s"])
@@ -92,17 +95,6 @@ def static(table: Table) -> Table:
                "collection": map_text(own["collection"], lambda t: f"{t}/static")}  # fmt: skip
         parts.append(select(own, good))
     return concat(parts)
-
-
-def _scale_costs(path: Path) -> tuple[list[int], list[int], list[float]]:
-    """Columns m, k and seconds of a table of kernels that find scales; repeats give their least."""
-    import duckdb
-
-    rows = duckdb.sql(
-        f"select m, k, min(latency) / 1000 from read_parquet('{path}') "
-        "where quant_dtype = 'fp8' group by all"
-    ).fetchall()
-    return tuple(map(list, zip(*rows, strict=True)))  # type: ignore[return-value]
 
 
 def shipped_jobs() -> tuple[list, list[str]]:

@@ -268,6 +268,8 @@ def _phases(doc: Mapping[str, Any]) -> Figure:
             )
         )  # fmt: skip
     caption = "Parts of one pass of all requests in flight, and of one prompt (or a chunk of it)."
+    if any("overlapped" in parts for parts in doc["breakdown_s"].values()):
+        caption += " Overlapped: seconds of these that hide behind others."
     return Figure("phases", "Where the time goes", caption, tuple(panels))
 
 

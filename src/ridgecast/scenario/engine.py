@@ -38,10 +38,9 @@ class Engine:
     tokens a page of cache; `memory_share` of the device may be used. `expert_skew`: exponent of the
     power law by which tokens spread over experts. `fused` parts of a network run
     inside other kernels, `fused_sums` inside the sums over tensor-parallel shards, where there are
-    any. Parts `beside` run on a second stream while a layer's experts do, in passes of at most
-    `beside_tokens` tokens. `tpot_low` ... `ttft_high`: factors between
-    which 90 % of measured times lay about the predicted ones, on the networks that constants were
-    fitted on, each network weighing alike.
+    any. Parts `beside` run on a second stream while a layer's experts do, in steps of at most
+    `beside_tokens` tokens a device. `tpot_low` ... `ttft_high`: factors between which 90 % of
+    measured times lie about the predicted ones, for a network that nothing was fitted on.
     """
 
     name: str
